@@ -1,0 +1,180 @@
+/**
+ * What a tuning job is told: stages, each with a selection of trainable parameters, an optimizer, a schedule and data. The
+ * types mirror the proto message; `resolveStage` applies every default in one place and reports all broken rules at once.
+ * Invariant: nothing below this file knows a default. It must not read models or data.
+ */
+import { invalidFields, type FieldViolation } from '../common/errors.js';
+import type { LabelTemplate, LossScope } from '../models/prompt.js';
+
+export type Component = 'attention' | 'feedForward' | 'embeddings' | 'norms' | 'head';
+
+/** Which parameters a stage trains. `src/tuning/selection.ts` turns it into names. */
+export type TrainableSelection =
+  | { readonly kind: 'full' }
+  /** The `layers` highest decoder layers; the final norm and the head only when asked for. */
+  | { readonly kind: 'lastLayers'; readonly layers: number; readonly includeNorm?: boolean; readonly includeHead?: boolean }
+  | { readonly kind: 'layers'; readonly indices: readonly number[] }
+  /** `layers` restricts attention, feedForward and the norms inside layers; without it all layers and the final norm. */
+  | { readonly kind: 'components'; readonly components: readonly Component[]; readonly layers?: readonly number[] }
+  /** Tensor names of the checkpoint; `*` stands for any characters. */
+  | { readonly kind: 'names'; readonly patterns: readonly string[] }
+  | LoraSelection
+  | { readonly kind: 'union'; readonly of: readonly TrainableSelection[] };
+
+/** Low-rank adapters (Hu et al. 2021): y = W x + scaling · B A x, scaling = alpha / rank, or alpha / √rank with rsLoRA. */
+export interface LoraSelection {
+  readonly kind: 'lora';
+  readonly rank: number;
+  /** Default 2 · rank. */
+  readonly alpha?: number;
+  /** Linear layers by name ('q_proj', 'self_attn.q_proj'); default all of them. */
+  readonly targetModules?: readonly string[];
+  /** Default all layers. */
+  readonly layers?: readonly number[];
+  /** Rank-stabilized scaling (Kalajdzievski 2023). */
+  readonly rsLora?: boolean;
+  /** Only 0 is supported. */
+  readonly dropout?: number;
+}
+
+export type Schedule = {
+  readonly kind: 'constant' | 'linear' | 'cosine';
+  /** Steps of linear warm-up, or their share of all steps; at most one of the two. */
+  readonly warmupSteps?: number;
+  readonly warmupRatio?: number;
+};
+
+/** What is kept between forward and backward: inputs of the linear layers, or only layer inputs (recomputes the rest: about 0.85 of the speed). */
+export type SavedActivations = 'linear' | 'layer';
+
+export interface StageSpecification {
+  readonly trainable: TrainableSelection;
+  /** Name of the data set; `runTuning` asks its caller for the rows. */
+  readonly dataset: string;
+  /** Peak rate. Default 2e-4 where LoRA is trained, else 2e-5. */
+  readonly learningRate?: number;
+  /** Default linear with 3 % warm-up. */
+  readonly schedule?: Schedule;
+  /** Passes over the rows (default 1), or a number of optimizer steps; at most one of the two. */
+  readonly epochs?: number;
+  readonly steps?: number;
+  /** Rows of one micro-batch (default 8) and micro-batches of one optimizer step (default 1). */
+  readonly batchSize?: number;
+  readonly accumulationSteps?: number;
+  /** Longer rows are cut, keeping the completion. Default: the smaller of 1024 and the model's limit. */
+  readonly maxLengthTokens?: number;
+  /** AdamW (Loshchilov & Hutter 2019): decoupled decay (default 0.01), betas (0.9, 0.999), epsilon (1e-8). */
+  readonly weightDecay?: number;
+  /** Whether gains and biases (one-dimensional tensors) decay as well. Default true, as in PyTorch's AdamW. */
+  readonly decayNorms?: boolean;
+  readonly betas?: readonly [number, number];
+  readonly epsilon?: number;
+  /** Gradients are scaled down to this global 2-norm; 0 turns clipping off. Default 1. */
+  readonly maxGradientNorm?: number;
+  /** Tokens that count: the completion (or assistant turns, or label), or all. Default 'completion'. */
+  readonly loss?: LossScope;
+  readonly labelTemplate?: LabelTemplate;
+  readonly savedActivations?: SavedActivations;
+}
+
+export interface TuningSpecification {
+  readonly baseModel: string;
+  readonly stages: readonly StageSpecification[];
+  /** Integer 0 … 2^53 − 1. The same seed, machine and thread count give the same bytes. */
+  readonly seed: number;
+}
+
+/** A stage with every default applied. */
+export interface ResolvedStage {
+  readonly trainable: TrainableSelection;
+  readonly dataset: string;
+  readonly learningRate: number;
+  readonly schedule: { readonly kind: 'constant' | 'linear' | 'cosine'; readonly warmupSteps: number; readonly warmupRatio: number };
+  readonly length: { readonly kind: 'epochs'; readonly epochs: number } | { readonly kind: 'steps'; readonly steps: number };
+  readonly batchSize: number;
+  readonly accumulationSteps: number;
+  readonly maxLengthTokens: number;
+  readonly weightDecay: number;
+  readonly decayNorms: boolean;
+  readonly betas: readonly [number, number];
+  readonly epsilon: number;
+  readonly maxGradientNorm: number;
+  readonly loss: LossScope;
+  readonly labelTemplate: LabelTemplate | undefined;
+  readonly savedActivations: SavedActivations;
+}
+
+export const DEFAULT_MAX_LENGTH_TOKENS = 1024;
+
+function trainsLora(selection: TrainableSelection): boolean {
+  return selection.kind === 'lora' || (selection.kind === 'union' && selection.of.some(trainsLora));
+}
+
+/** Collects broken rules of numbers; every check names the field by its path. */
+class Rules {
+  readonly violations: FieldViolation[] = [];
+  constructor(readonly path: string) {}
+
+  check(field: string, holds: boolean, description: string): void {
+    if (!holds) this.violations.push({ field: `${this.path}.${field}`, description });
+  }
+  integer(field: string, value: number | undefined, least: number): void {
+    if (value !== undefined) this.check(field, Number.isSafeInteger(value) && value >= least, `must be an integer of at least ${least}, not ${value}`);
+  }
+  between(field: string, value: number | undefined, low: number, high: number): void {
+    if (value !== undefined) this.check(field, value >= low && value <= high, `must be between ${low} and ${high}, not ${value}`);
+  }
+}
+
+/**
+ * Applies defaults and checks numbers. `maxPositionTokens` is the model's limit; `path` prefixes field names.
+ * Throws INVALID_ARGUMENT / INVALID_FIELD that lists every broken rule.
+ */
+export function resolveStage(stage: StageSpecification, maxPositionTokens: number, path = 'stage'): ResolvedStage {
+  const rules = new Rules(path);
+  rules.check('dataset', stage.dataset.length > 0, 'must name a data set');
+  rules.check('learningRate', stage.learningRate === undefined || (stage.learningRate > 0 && stage.learningRate <= 1), `must be above 0 and at most 1, not ${stage.learningRate ?? ''}`);
+  rules.integer('schedule.warmupSteps', stage.schedule?.warmupSteps, 0);
+  rules.between('schedule.warmupRatio', stage.schedule?.warmupRatio, 0, 1);
+  rules.check('schedule', stage.schedule?.warmupSteps === undefined || stage.schedule.warmupRatio === undefined, 'give warmupSteps or warmupRatio, not both');
+  rules.integer('epochs', stage.epochs, 1);
+  rules.integer('steps', stage.steps, 1);
+  rules.check('steps', stage.epochs === undefined || stage.steps === undefined, 'give epochs or steps, not both');
+  rules.integer('batchSize', stage.batchSize, 1);
+  rules.integer('accumulationSteps', stage.accumulationSteps, 1);
+  rules.integer('maxLengthTokens', stage.maxLengthTokens, 2);
+  rules.check('maxLengthTokens', (stage.maxLengthTokens ?? 0) <= maxPositionTokens, `the model takes at most ${maxPositionTokens} tokens`);
+  rules.between('weightDecay', stage.weightDecay, 0, 10);
+  for (const [i, beta] of (stage.betas ?? []).entries()) rules.check(`betas[${i}]`, beta >= 0 && beta < 1, `must be at least 0 and below 1, not ${beta}`);
+  rules.check('epsilon', stage.epsilon === undefined || (stage.epsilon > 0 && Number.isFinite(stage.epsilon)), 'must be above 0');
+  rules.check('maxGradientNorm', stage.maxGradientNorm === undefined || (stage.maxGradientNorm >= 0 && Number.isFinite(stage.maxGradientNorm)), 'must be 0 (off) or above');
+  if (rules.violations.length > 0) throw invalidFields(rules.violations);
+  const schedule = stage.schedule ?? { kind: 'linear', warmupRatio: 0.03 };
+  return {
+    trainable: stage.trainable,
+    dataset: stage.dataset,
+    learningRate: stage.learningRate ?? (trainsLora(stage.trainable) ? 2e-4 : 2e-5),
+    schedule: { kind: schedule.kind, warmupSteps: schedule.warmupSteps ?? 0, warmupRatio: schedule.warmupRatio ?? 0 },
+    length: stage.steps === undefined ? { kind: 'epochs', epochs: stage.epochs ?? 1 } : { kind: 'steps', steps: stage.steps },
+    batchSize: stage.batchSize ?? 8,
+    accumulationSteps: stage.accumulationSteps ?? 1,
+    maxLengthTokens: stage.maxLengthTokens ?? Math.min(DEFAULT_MAX_LENGTH_TOKENS, maxPositionTokens),
+    weightDecay: stage.weightDecay ?? 0.01,
+    decayNorms: stage.decayNorms ?? true,
+    betas: stage.betas ?? [0.9, 0.999],
+    epsilon: stage.epsilon ?? 1e-8,
+    maxGradientNorm: stage.maxGradientNorm ?? 1,
+    loss: stage.loss ?? 'completion',
+    labelTemplate: stage.labelTemplate,
+    savedActivations: stage.savedActivations ?? 'linear',
+  };
+}
+
+/** Checks what concerns the whole specification. Throws INVALID_ARGUMENT / INVALID_FIELD. */
+export function checkSpecification(specification: TuningSpecification): void {
+  const violations: FieldViolation[] = [];
+  if (specification.baseModel === '') violations.push({ field: 'specification.baseModel', description: 'must name a model' });
+  if (specification.stages.length === 0) violations.push({ field: 'specification.stages', description: 'must have at least one stage' });
+  if (!Number.isSafeInteger(specification.seed) || specification.seed < 0) violations.push({ field: 'specification.seed', description: 'must be an integer from 0 to 2^53 - 1' });
+  if (violations.length > 0) throw invalidFields(violations);
+}
