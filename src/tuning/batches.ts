@@ -1,0 +1,94 @@
+/**
+ * Rows of tokens, the order in which they are trained on, and the padded arrays of one micro-batch. Everything follows from
+ * the rows and a random stream; nothing here touches a runtime.
+ */
+import type { RenderedExample } from '../models/prompt.js';
+import type { Xoshiro128 } from '../common/random.js';
+import { shuffle } from './random.js';
+
+/** One row, ready to train on: position t is fed `inputs[t]` and should predict `targets[t]` where `counts[t]` is 1. */
+export interface TokenRow {
+  readonly inputs: Int32Array;
+  readonly targets: Int32Array;
+  readonly counts: Uint8Array;
+  readonly lossTokens: number;
+}
+
+/** A row from tokens and the mask of those that count; undefined when no token counts. Positions after the last that counts are not fed. */
+export function tokenRow({ tokens, lossMask }: RenderedExample): TokenRow | undefined {
+  const last = lossMask.lastIndexOf(true);
+  if (last < 1) return undefined;
+  const counts = Uint8Array.from(lossMask.slice(1, last + 1), Number);
+  return {
+    inputs: Int32Array.from(tokens.slice(0, last)),
+    targets: Int32Array.from(tokens.slice(1, last + 1)),
+    counts,
+    lossTokens: counts.reduce((sum, c) => sum + c, 0),
+  };
+}
+
+/** Steps of one pass, each a list of micro-batches, each a list of row indices. */
+export type EpochPlan = readonly (readonly (readonly number[])[])[];
+
+/** Rows sorted by length together: long enough to save padding, short enough to keep batches random. */
+const BUCKET_BATCHES = 16;
+
+/** Optimizer steps of one pass over `rows` rows. */
+export function stepsPerEpoch(rows: number, batchSize: number, accumulationSteps: number): number {
+  return Math.ceil(Math.ceil(rows / batchSize) / accumulationSteps);
+}
+
+/**
+ * The order of one pass: rows shuffled, sorted by length within windows of 16 micro-batches (so that a micro-batch holds rows of
+ * like length), the micro-batches shuffled, then grouped into steps. Every row comes once; the last step may be smaller.
+ */
+export function planEpoch(lengths: readonly number[], batchSize: number, accumulationSteps: number, random: Xoshiro128): EpochPlan {
+  const order = shuffle(lengths.map((_, i) => i), random);
+  const batches: number[][] = [];
+  const window = batchSize * BUCKET_BATCHES;
+  for (let start = 0; start < order.length; start += window) {
+    const bucket = order.slice(start, start + window).sort((a, b) => lengths[b]! - lengths[a]!);
+    for (let i = 0; i < bucket.length; i += batchSize) batches.push(bucket.slice(i, i + batchSize));
+  }
+  shuffle(batches, random);
+  const steps: number[][][] = [];
+  for (let i = 0; i < batches.length; i += accumulationSteps) steps.push(batches.slice(i, i + accumulationSteps));
+  return steps;
+}
+
+/** Lengths are padded to a multiple of this, so that few shapes occur. */
+export const LENGTH_MULTIPLE = 8;
+
+export interface MicroBatch {
+  /** B and T. */
+  readonly rows: number;
+  readonly length: number;
+  /** [B,T], right-padded with 0: causal attention keeps padding from reaching real tokens. */
+  readonly tokens: BigInt64Array;
+  /** Flat positions b·T + t that count, ascending, and the token that each should predict. */
+  readonly lossPositions: BigInt64Array;
+  readonly lossTargets: BigInt64Array;
+  /** Tokens fed, padding not counted. */
+  readonly fedTokens: number;
+}
+
+/** Lays rows out as one micro-batch. */
+export function layOut(rows: readonly TokenRow[]): MicroBatch {
+  const longest = Math.max(...rows.map((row) => row.inputs.length));
+  const length = Math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE;
+  const tokens = new BigInt64Array(rows.length * length);
+  const lossCount = rows.reduce((sum, row) => sum + row.lossTokens, 0);
+  const lossPositions = new BigInt64Array(lossCount);
+  const lossTargets = new BigInt64Array(lossCount);
+  let next = 0;
+  rows.forEach((row, b) => {
+    row.inputs.forEach((token, t) => {
+      tokens[b * length + t] = BigInt(token);
+      if (row.counts[t] !== 1) return;
+      lossPositions[next] = BigInt(b * length + t);
+      lossTargets[next] = BigInt(row.targets[t]!);
+      next += 1;
+    });
+  });
+  return { rows: rows.length, length, tokens, lossPositions, lossTargets, fedTokens: rows.reduce((sum, row) => sum + row.inputs.length, 0) };
+}

@@ -1,0 +1,53 @@
+import { describe, expect, test } from '@jest/globals';
+import { layOut, planEpoch, stepsPerEpoch, tokenRow } from '../../src/tuning/batches.js';
+import { randomStream } from '../../src/tuning/random.js';
+
+const row = (tokens: number[], from: number) => tokenRow({ tokens, lossMask: tokens.map((_, i) => i >= from) })!;
+
+describe('token rows', () => {
+  test('inputs and targets are shifted by one, and what follows the last counted token is not fed', () => {
+    const made = tokenRow({ tokens: [5, 6, 7, 8, 9], lossMask: [false, false, true, true, false] })!;
+    expect([...made.inputs]).toEqual([5, 6, 7]);
+    expect([...made.targets]).toEqual([6, 7, 8]);
+    expect([...made.counts]).toEqual([0, 1, 1]);
+    expect(made.lossTokens).toBe(2);
+  });
+
+  test('a row without a token that counts is no row', () => {
+    expect(tokenRow({ tokens: [1, 2], lossMask: [false, false] })).toBeUndefined();
+    expect(tokenRow({ tokens: [1], lossMask: [true] })).toBeUndefined();
+  });
+});
+
+describe('the order of a pass', () => {
+  const lengths = Array.from({ length: 103 }, (_, i) => 5 + ((i * 37) % 60));
+
+  test('every row comes once; the last step is smaller', () => {
+    const plan = planEpoch(lengths, 4, 3, randomStream(1, 'shuffle'));
+    expect(plan.flat(2).sort((a, b) => a - b)).toEqual(lengths.map((_, i) => i));
+    expect(plan).toHaveLength(stepsPerEpoch(103, 4, 3));
+    expect(plan.slice(0, -1).every((step) => step.length === 3)).toBe(true);
+  });
+
+  test('the same seed gives the same order, another seed another', () => {
+    const order = (seed: number): string => JSON.stringify(planEpoch(lengths, 4, 1, randomStream(seed, 'shuffle')));
+    expect(order(7)).toBe(order(7));
+    expect(order(7)).not.toBe(order(8));
+  });
+
+  test('rows of like length share a micro-batch', () => {
+    const padding = (plan: ReturnType<typeof planEpoch>): number =>
+      plan.flat().reduce((sum, batch) => sum + batch.reduce((s, i) => s + Math.max(...batch.map((j) => lengths[j]!)) - lengths[i]!, 0), 0);
+    const bucketed = padding(planEpoch(lengths, 4, 1, randomStream(3, 'shuffle')));
+    const unsorted = padding([Array.from({ length: 26 }, (_, b) => lengths.map((_, i) => i).slice(4 * b, 4 * b + 4))]);
+    expect(bucketed).toBeLessThan(0.3 * unsorted);
+  });
+});
+
+test('a micro-batch is padded on the right to a multiple of 8, and loss positions are flat', () => {
+  const batch = layOut([row([1, 2, 3, 4], 2), row(Array.from({ length: 11 }, (_, i) => 10 + i), 10)]);
+  expect([batch.rows, batch.length, batch.fedTokens]).toEqual([2, 16, 13]);
+  expect([...batch.tokens.slice(0, 5)]).toEqual([1n, 2n, 3n, 0n, 0n]);
+  expect([...batch.lossPositions]).toEqual([1n, 2n, 25n]);
+  expect([...batch.lossTargets]).toEqual([3n, 4n, 20n]);
+});
