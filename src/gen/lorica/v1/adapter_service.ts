@@ -127,7 +127,7 @@ export interface UpdateAdapterRequest {
   adapter?:
     | Adapter
     | undefined;
-  /** Of: description, labels. Required. */
+  /** Of: display_name, description, labels. Required. */
   updateMask?:
     | string[]
     | undefined;
@@ -207,8 +207,10 @@ export interface SetAdapterAliasRequest {
   name: string;
   /** `tenants/{t}/adapters/{a}/versions/{sha256}` of the same adapter. Required. */
   version: string;
-  /** When given, must be the alias's etag; compare-and-set. */
-  etag: string;
+  /** When given, must be the alias's etag (compare-and-set). Empty: the alias must not exist yet. Not given: whatever is there. */
+  etag?:
+    | string
+    | undefined;
   /** A UUID. The same id with the same body gives the first answer again, for 24 hours. */
   requestId: string;
 }
@@ -1924,7 +1926,7 @@ export const ListAdapterAliasesResponse: MessageFns<ListAdapterAliasesResponse> 
 };
 
 function createBaseSetAdapterAliasRequest(): SetAdapterAliasRequest {
-  return { name: "", version: "", etag: "", requestId: "" };
+  return { name: "", version: "", etag: undefined, requestId: "" };
 }
 
 export const SetAdapterAliasRequest: MessageFns<SetAdapterAliasRequest> = {
@@ -1935,7 +1937,7 @@ export const SetAdapterAliasRequest: MessageFns<SetAdapterAliasRequest> = {
     if (message.version !== "") {
       writer.uint32(18).string(message.version);
     }
-    if (message.etag !== "") {
+    if (message.etag !== undefined) {
       writer.uint32(26).string(message.etag);
     }
     if (message.requestId !== "") {
@@ -2005,7 +2007,7 @@ export const SetAdapterAliasRequest: MessageFns<SetAdapterAliasRequest> = {
     return {
       name: isSet(object.name) ? globalThis.String(object.name) : "",
       version: isSet(object.version) ? globalThis.String(object.version) : "",
-      etag: isSet(object.etag) ? globalThis.String(object.etag) : "",
+      etag: isSet(object.etag) ? globalThis.String(object.etag) : undefined,
       requestId: isSet(object.requestId)
         ? globalThis.String(object.requestId)
         : isSet(object.request_id)
@@ -2022,7 +2024,7 @@ export const SetAdapterAliasRequest: MessageFns<SetAdapterAliasRequest> = {
     if (message.version !== "") {
       obj.version = message.version;
     }
-    if (message.etag !== "") {
+    if (message.etag !== undefined) {
       obj.etag = message.etag;
     }
     if (message.requestId !== "") {
@@ -2038,7 +2040,7 @@ export const SetAdapterAliasRequest: MessageFns<SetAdapterAliasRequest> = {
     const message = createBaseSetAdapterAliasRequest();
     message.name = object.name ?? "";
     message.version = object.version ?? "";
-    message.etag = object.etag ?? "";
+    message.etag = object.etag ?? undefined;
     message.requestId = object.requestId ?? "";
     return message;
   },
@@ -2592,7 +2594,7 @@ export const AdapterServiceService = {
     responseSerialize: (value: Adapter): Buffer => Buffer.from(Adapter.encode(value).finish()),
     responseDeserialize: (value: Buffer): Adapter => Adapter.decode(value),
   },
-  /** Lists the adapters of a tenant, by name. */
+  /** Lists the adapters of a tenant, newest first. */
   listAdapters: {
     path: "/lorica.v1.AdapterService/ListAdapters" as const,
     requestStream: false as const,
@@ -2603,7 +2605,7 @@ export const AdapterServiceService = {
       Buffer.from(ListAdaptersResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListAdaptersResponse => ListAdaptersResponse.decode(value),
   },
-  /** Changes description and labels. */
+  /** Changes display name, description and labels. */
   updateAdapter: {
     path: "/lorica.v1.AdapterService/UpdateAdapter" as const,
     requestStream: false as const,
@@ -2668,7 +2670,7 @@ export const AdapterServiceService = {
     responseSerialize: (value: AdapterAlias): Buffer => Buffer.from(AdapterAlias.encode(value).finish()),
     responseDeserialize: (value: Buffer): AdapterAlias => AdapterAlias.decode(value),
   },
-  /** Lists the aliases of an adapter, by name. */
+  /** Lists the aliases of an adapter, newest first. */
   listAdapterAliases: {
     path: "/lorica.v1.AdapterService/ListAdapterAliases" as const,
     requestStream: false as const,
@@ -2691,7 +2693,7 @@ export const AdapterServiceService = {
     responseSerialize: (value: AdapterAlias): Buffer => Buffer.from(AdapterAlias.encode(value).finish()),
     responseDeserialize: (value: Buffer): AdapterAlias => AdapterAlias.decode(value),
   },
-  /** Moves an alias to the version that another alias points to, such as "production" to "staging". */
+  /** Moves an alias to the version that another alias points to, such as "production" to that of "staging". */
   promoteAdapterAlias: {
     path: "/lorica.v1.AdapterService/PromoteAdapterAlias" as const,
     requestStream: false as const,
@@ -2736,9 +2738,9 @@ export interface AdapterServiceServer extends UntypedServiceImplementation {
   exportAdapter: handleServerStreamingCall<ExportAdapterRequest, ExportAdapterResponse>;
   /** Returns an adapter. */
   getAdapter: handleUnaryCall<GetAdapterRequest, Adapter>;
-  /** Lists the adapters of a tenant, by name. */
+  /** Lists the adapters of a tenant, newest first. */
   listAdapters: handleUnaryCall<ListAdaptersRequest, ListAdaptersResponse>;
-  /** Changes description and labels. */
+  /** Changes display name, description and labels. */
   updateAdapter: handleUnaryCall<UpdateAdapterRequest, Adapter>;
   /** Deletes an adapter with its versions and aliases. Running generations finish. */
   deleteAdapter: handleUnaryCall<DeleteAdapterRequest, Empty>;
@@ -2750,11 +2752,11 @@ export interface AdapterServiceServer extends UntypedServiceImplementation {
   deleteAdapterVersion: handleUnaryCall<DeleteAdapterVersionRequest, Empty>;
   /** Returns an alias. */
   getAdapterAlias: handleUnaryCall<GetAdapterAliasRequest, AdapterAlias>;
-  /** Lists the aliases of an adapter, by name. */
+  /** Lists the aliases of an adapter, newest first. */
   listAdapterAliases: handleUnaryCall<ListAdapterAliasesRequest, ListAdapterAliasesResponse>;
   /** Creates or moves an alias. */
   setAdapterAlias: handleUnaryCall<SetAdapterAliasRequest, AdapterAlias>;
-  /** Moves an alias to the version that another alias points to, such as "production" to "staging". */
+  /** Moves an alias to the version that another alias points to, such as "production" to that of "staging". */
   promoteAdapterAlias: handleUnaryCall<PromoteAdapterAliasRequest, AdapterAlias>;
   /** Moves an alias back to the version that it pointed to before. */
   rollbackAdapterAlias: handleUnaryCall<RollbackAdapterAliasRequest, AdapterAlias>;
@@ -2809,7 +2811,7 @@ export interface AdapterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Adapter) => void,
   ): ClientUnaryCall;
-  /** Lists the adapters of a tenant, by name. */
+  /** Lists the adapters of a tenant, newest first. */
   listAdapters(
     request: ListAdaptersRequest,
     callback: (error: ServiceError | null, response: ListAdaptersResponse) => void,
@@ -2825,7 +2827,7 @@ export interface AdapterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListAdaptersResponse) => void,
   ): ClientUnaryCall;
-  /** Changes description and labels. */
+  /** Changes display name, description and labels. */
   updateAdapter(
     request: UpdateAdapterRequest,
     callback: (error: ServiceError | null, response: Adapter) => void,
@@ -2921,7 +2923,7 @@ export interface AdapterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: AdapterAlias) => void,
   ): ClientUnaryCall;
-  /** Lists the aliases of an adapter, by name. */
+  /** Lists the aliases of an adapter, newest first. */
   listAdapterAliases(
     request: ListAdapterAliasesRequest,
     callback: (error: ServiceError | null, response: ListAdapterAliasesResponse) => void,
@@ -2953,7 +2955,7 @@ export interface AdapterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: AdapterAlias) => void,
   ): ClientUnaryCall;
-  /** Moves an alias to the version that another alias points to, such as "production" to "staging". */
+  /** Moves an alias to the version that another alias points to, such as "production" to that of "staging". */
   promoteAdapterAlias(
     request: PromoteAdapterAliasRequest,
     callback: (error: ServiceError | null, response: AdapterAlias) => void,

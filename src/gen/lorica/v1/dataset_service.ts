@@ -22,6 +22,7 @@ import {
 import { Empty } from "../../google/protobuf/empty.js";
 import {
   Dataset,
+  DatasetFinding,
   DatasetFormat,
   datasetFormatFromJSON,
   datasetFormatToJSON,
@@ -34,63 +35,6 @@ export const protobufPackage = "lorica.v1";
 export const protobufFileName = "lorica/v1/dataset_service.proto";
 
 /** Datasets: uploaded in chunks, validated, immutable. */
-
-/** How serious a finding is. */
-export enum FindingSeverity {
-  /** FINDING_SEVERITY_UNSPECIFIED - Not given. */
-  FINDING_SEVERITY_UNSPECIFIED = "FINDING_SEVERITY_UNSPECIFIED",
-  /** FINDING_SEVERITY_WARNING - Worth a look, such as a duplicate row. */
-  FINDING_SEVERITY_WARNING = "FINDING_SEVERITY_WARNING",
-  /** FINDING_SEVERITY_ERROR - The dataset cannot be used. */
-  FINDING_SEVERITY_ERROR = "FINDING_SEVERITY_ERROR",
-  UNRECOGNIZED = "UNRECOGNIZED",
-}
-
-export function findingSeverityFromJSON(object: any): FindingSeverity {
-  switch (object) {
-    case 0:
-    case "FINDING_SEVERITY_UNSPECIFIED":
-      return FindingSeverity.FINDING_SEVERITY_UNSPECIFIED;
-    case 1:
-    case "FINDING_SEVERITY_WARNING":
-      return FindingSeverity.FINDING_SEVERITY_WARNING;
-    case 2:
-    case "FINDING_SEVERITY_ERROR":
-      return FindingSeverity.FINDING_SEVERITY_ERROR;
-    case -1:
-    case "UNRECOGNIZED":
-    default:
-      return FindingSeverity.UNRECOGNIZED;
-  }
-}
-
-export function findingSeverityToJSON(object: FindingSeverity): string {
-  switch (object) {
-    case FindingSeverity.FINDING_SEVERITY_UNSPECIFIED:
-      return "FINDING_SEVERITY_UNSPECIFIED";
-    case FindingSeverity.FINDING_SEVERITY_WARNING:
-      return "FINDING_SEVERITY_WARNING";
-    case FindingSeverity.FINDING_SEVERITY_ERROR:
-      return "FINDING_SEVERITY_ERROR";
-    case FindingSeverity.UNRECOGNIZED:
-    default:
-      return "UNRECOGNIZED";
-  }
-}
-
-export function findingSeverityToNumber(object: FindingSeverity): number {
-  switch (object) {
-    case FindingSeverity.FINDING_SEVERITY_UNSPECIFIED:
-      return 0;
-    case FindingSeverity.FINDING_SEVERITY_WARNING:
-      return 1;
-    case FindingSeverity.FINDING_SEVERITY_ERROR:
-      return 2;
-    case FindingSeverity.UNRECOGNIZED:
-    default:
-      return -1;
-  }
-}
 
 /** One message of an upload. */
 export interface UploadDatasetRequest {
@@ -138,18 +82,6 @@ export interface ValidateDatasetResponse {
     | undefined;
 }
 
-/** Something found in a dataset. */
-export interface DatasetFinding {
-  /** Line in the file, from 1. */
-  line: number;
-  /** How serious it is. */
-  severity: FindingSeverity;
-  /** Path of the field in the row, such as "$.prompt"; empty for the whole line. */
-  field: string;
-  /** What is wrong. */
-  description: string;
-}
-
 /** The figures of a validation. */
 export interface DatasetReport {
   /** Rows read. */
@@ -158,8 +90,10 @@ export interface DatasetReport {
   bytes: number;
   /** Hex SHA-256 of what was read. */
   sha256: string;
-  /** True when there is no finding of severity ERROR. */
-  valid: boolean;
+  /** Findings of severity ERROR. */
+  errorCount: number;
+  /** Findings of severity WARNING. */
+  warningCount: number;
   /** For rows of the kind `label`: rows by label. */
   labelRows: { [key: string]: number };
 }
@@ -611,127 +545,8 @@ export const ValidateDatasetResponse: MessageFns<ValidateDatasetResponse> = {
   },
 };
 
-function createBaseDatasetFinding(): DatasetFinding {
-  return { line: 0, severity: FindingSeverity.FINDING_SEVERITY_UNSPECIFIED, field: "", description: "" };
-}
-
-export const DatasetFinding: MessageFns<DatasetFinding> = {
-  encode(message: DatasetFinding, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.line !== 0) {
-      writer.uint32(8).int32(message.line);
-    }
-    if (message.severity !== FindingSeverity.FINDING_SEVERITY_UNSPECIFIED) {
-      writer.uint32(16).int32(findingSeverityToNumber(message.severity));
-    }
-    if (message.field !== "") {
-      writer.uint32(26).string(message.field);
-    }
-    if (message.description !== "") {
-      writer.uint32(34).string(message.description);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): DatasetFinding {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseDatasetFinding();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 8) {
-              break;
-            }
-
-            message.line = reader.int32();
-            continue;
-          }
-          case 2: {
-            if (tag !== 16) {
-              break;
-            }
-
-            message.severity = findingSeverityFromJSON(reader.int32());
-            continue;
-          }
-          case 3: {
-            if (tag !== 26) {
-              break;
-            }
-
-            message.field = reader.string();
-            continue;
-          }
-          case 4: {
-            if (tag !== 34) {
-              break;
-            }
-
-            message.description = reader.string();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  fromJSON(object: any): DatasetFinding {
-    return {
-      line: isSet(object.line) ? globalThis.Number(object.line) : 0,
-      severity: isSet(object.severity)
-        ? findingSeverityFromJSON(object.severity)
-        : FindingSeverity.FINDING_SEVERITY_UNSPECIFIED,
-      field: isSet(object.field) ? globalThis.String(object.field) : "",
-      description: isSet(object.description) ? globalThis.String(object.description) : "",
-    };
-  },
-
-  toJSON(message: DatasetFinding): unknown {
-    const obj: any = {};
-    if (message.line !== 0) {
-      obj.line = Math.round(message.line);
-    }
-    if (message.severity !== FindingSeverity.FINDING_SEVERITY_UNSPECIFIED) {
-      obj.severity = findingSeverityToJSON(message.severity);
-    }
-    if (message.field !== "") {
-      obj.field = message.field;
-    }
-    if (message.description !== "") {
-      obj.description = message.description;
-    }
-    return obj;
-  },
-
-  create(base?: DeepPartial<DatasetFinding>): DatasetFinding {
-    return DatasetFinding.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<DatasetFinding>): DatasetFinding {
-    const message = createBaseDatasetFinding();
-    message.line = object.line ?? 0;
-    message.severity = object.severity ?? FindingSeverity.FINDING_SEVERITY_UNSPECIFIED;
-    message.field = object.field ?? "";
-    message.description = object.description ?? "";
-    return message;
-  },
-};
-
 function createBaseDatasetReport(): DatasetReport {
-  return { rows: 0, bytes: 0, sha256: "", valid: false, labelRows: {} };
+  return { rows: 0, bytes: 0, sha256: "", errorCount: 0, warningCount: 0, labelRows: {} };
 }
 
 export const DatasetReport: MessageFns<DatasetReport> = {
@@ -745,11 +560,14 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     if (message.sha256 !== "") {
       writer.uint32(26).string(message.sha256);
     }
-    if (message.valid !== false) {
-      writer.uint32(32).bool(message.valid);
+    if (message.errorCount !== 0) {
+      writer.uint32(32).int64(message.errorCount);
+    }
+    if (message.warningCount !== 0) {
+      writer.uint32(40).int64(message.warningCount);
     }
     globalThis.Object.entries(message.labelRows).forEach(([key, value]: [string, number]) => {
-      DatasetReport_LabelRowsEntry.encode({ key: key as any, value }, writer.uint32(42).fork()).join();
+      DatasetReport_LabelRowsEntry.encode({ key: key as any, value }, writer.uint32(50).fork()).join();
     });
     return writer;
   },
@@ -796,17 +614,25 @@ export const DatasetReport: MessageFns<DatasetReport> = {
               break;
             }
 
-            message.valid = reader.bool();
+            message.errorCount = longToNumber(reader.int64());
             continue;
           }
           case 5: {
-            if (tag !== 42) {
+            if (tag !== 40) {
               break;
             }
 
-            const entry5 = DatasetReport_LabelRowsEntry.decode(reader, reader.uint32());
-            if (entry5.value !== undefined) {
-              message.labelRows[entry5.key] = entry5.value;
+            message.warningCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            const entry6 = DatasetReport_LabelRowsEntry.decode(reader, reader.uint32());
+            if (entry6.value !== undefined) {
+              message.labelRows[entry6.key] = entry6.value;
             }
             continue;
           }
@@ -827,7 +653,16 @@ export const DatasetReport: MessageFns<DatasetReport> = {
       rows: isSet(object.rows) ? globalThis.Number(object.rows) : 0,
       bytes: isSet(object.bytes) ? globalThis.Number(object.bytes) : 0,
       sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
-      valid: isSet(object.valid) ? globalThis.Boolean(object.valid) : false,
+      errorCount: isSet(object.errorCount)
+        ? globalThis.Number(object.errorCount)
+        : isSet(object.error_count)
+        ? globalThis.Number(object.error_count)
+        : 0,
+      warningCount: isSet(object.warningCount)
+        ? globalThis.Number(object.warningCount)
+        : isSet(object.warning_count)
+        ? globalThis.Number(object.warning_count)
+        : 0,
       labelRows: isObject(object.labelRows)
         ? (globalThis.Object.entries(object.labelRows) as [string, any][]).reduce(
           (acc: { [key: string]: number }, [key, value]: [string, any]) => {
@@ -869,8 +704,11 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     if (message.sha256 !== "") {
       obj.sha256 = message.sha256;
     }
-    if (message.valid !== false) {
-      obj.valid = message.valid;
+    if (message.errorCount !== 0) {
+      obj.errorCount = Math.round(message.errorCount);
+    }
+    if (message.warningCount !== 0) {
+      obj.warningCount = Math.round(message.warningCount);
     }
     if (message.labelRows) {
       const entries = globalThis.Object.entries(message.labelRows) as [string, number][];
@@ -892,7 +730,8 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     message.rows = object.rows ?? 0;
     message.bytes = object.bytes ?? 0;
     message.sha256 = object.sha256 ?? "";
-    message.valid = object.valid ?? false;
+    message.errorCount = object.errorCount ?? 0;
+    message.warningCount = object.warningCount ?? 0;
     message.labelRows = (globalThis.Object.entries(object.labelRows ?? {}) as [string, number][]).reduce(
       (acc: { [key: string]: number }, [key, value]: [string, number]) => {
         if (value !== undefined) {
@@ -1383,7 +1222,7 @@ export const DatasetServiceService = {
     responseSerialize: (value: Dataset): Buffer => Buffer.from(Dataset.encode(value).finish()),
     responseDeserialize: (value: Buffer): Dataset => Dataset.decode(value),
   },
-  /** Lists the datasets of a tenant, by name. */
+  /** Lists the datasets of a tenant, newest first. */
   listDatasets: {
     path: "/lorica.v1.DatasetService/ListDatasets" as const,
     requestStream: false as const,
@@ -1416,7 +1255,7 @@ export interface DatasetServiceServer extends UntypedServiceImplementation {
   validateDataset: handleServerStreamingCall<ValidateDatasetRequest, ValidateDatasetResponse>;
   /** Returns a dataset. */
   getDataset: handleUnaryCall<GetDatasetRequest, Dataset>;
-  /** Lists the datasets of a tenant, by name. */
+  /** Lists the datasets of a tenant, newest first. */
   listDatasets: handleUnaryCall<ListDatasetsRequest, ListDatasetsResponse>;
   /** Deletes a dataset. Jobs that have begun are not affected. */
   deleteDataset: handleUnaryCall<DeleteDatasetRequest, Empty>;
@@ -1469,7 +1308,7 @@ export interface DatasetServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Dataset) => void,
   ): ClientUnaryCall;
-  /** Lists the datasets of a tenant, by name. */
+  /** Lists the datasets of a tenant, newest first. */
   listDatasets(
     request: ListDatasetsRequest,
     callback: (error: ServiceError | null, response: ListDatasetsResponse) => void,

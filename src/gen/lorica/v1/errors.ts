@@ -368,14 +368,6 @@ export function errorReasonToNumber(object: ErrorReason): number {
   }
 }
 
-/** One broken rule of one field. */
-export interface FieldViolation {
-  /** Path of the field, such as "specification.stages[0].trainable.lora.rank" or "line 12: $.prompt". */
-  field: string;
-  /** What is wrong with it. */
-  description: string;
-}
-
 /** Why a job failed, kept with the job. */
 export interface JobError {
   /** The canonical code's name, such as "INVALID_ARGUMENT". */
@@ -384,99 +376,10 @@ export interface JobError {
   reason: ErrorReason;
   /** One sentence for a person. */
   message: string;
-  /** What to do next; may be empty. */
-  hint: string;
-  /** Broken fields or rows, if any. */
-  violations: FieldViolation[];
 }
-
-function createBaseFieldViolation(): FieldViolation {
-  return { field: "", description: "" };
-}
-
-export const FieldViolation: MessageFns<FieldViolation> = {
-  encode(message: FieldViolation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.field !== "") {
-      writer.uint32(10).string(message.field);
-    }
-    if (message.description !== "") {
-      writer.uint32(18).string(message.description);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): FieldViolation {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseFieldViolation();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.field = reader.string();
-            continue;
-          }
-          case 2: {
-            if (tag !== 18) {
-              break;
-            }
-
-            message.description = reader.string();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  fromJSON(object: any): FieldViolation {
-    return {
-      field: isSet(object.field) ? globalThis.String(object.field) : "",
-      description: isSet(object.description) ? globalThis.String(object.description) : "",
-    };
-  },
-
-  toJSON(message: FieldViolation): unknown {
-    const obj: any = {};
-    if (message.field !== "") {
-      obj.field = message.field;
-    }
-    if (message.description !== "") {
-      obj.description = message.description;
-    }
-    return obj;
-  },
-
-  create(base?: DeepPartial<FieldViolation>): FieldViolation {
-    return FieldViolation.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<FieldViolation>): FieldViolation {
-    const message = createBaseFieldViolation();
-    message.field = object.field ?? "";
-    message.description = object.description ?? "";
-    return message;
-  },
-};
 
 function createBaseJobError(): JobError {
-  return { code: "", reason: ErrorReason.ERROR_REASON_UNSPECIFIED, message: "", hint: "", violations: [] };
+  return { code: "", reason: ErrorReason.ERROR_REASON_UNSPECIFIED, message: "" };
 }
 
 export const JobError: MessageFns<JobError> = {
@@ -489,12 +392,6 @@ export const JobError: MessageFns<JobError> = {
     }
     if (message.message !== "") {
       writer.uint32(26).string(message.message);
-    }
-    if (message.hint !== "") {
-      writer.uint32(34).string(message.hint);
-    }
-    for (const v of message.violations) {
-      FieldViolation.encode(v!, writer.uint32(42).fork()).join();
     }
     return writer;
   },
@@ -536,22 +433,6 @@ export const JobError: MessageFns<JobError> = {
             message.message = reader.string();
             continue;
           }
-          case 4: {
-            if (tag !== 34) {
-              break;
-            }
-
-            message.hint = reader.string();
-            continue;
-          }
-          case 5: {
-            if (tag !== 42) {
-              break;
-            }
-
-            message.violations.push(FieldViolation.decode(reader, reader.uint32()));
-            continue;
-          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -569,10 +450,6 @@ export const JobError: MessageFns<JobError> = {
       code: isSet(object.code) ? globalThis.String(object.code) : "",
       reason: isSet(object.reason) ? errorReasonFromJSON(object.reason) : ErrorReason.ERROR_REASON_UNSPECIFIED,
       message: isSet(object.message) ? globalThis.String(object.message) : "",
-      hint: isSet(object.hint) ? globalThis.String(object.hint) : "",
-      violations: globalThis.Array.isArray(object?.violations)
-        ? object.violations.map((e: any) => FieldViolation.fromJSON(e))
-        : [],
     };
   },
 
@@ -587,12 +464,6 @@ export const JobError: MessageFns<JobError> = {
     if (message.message !== "") {
       obj.message = message.message;
     }
-    if (message.hint !== "") {
-      obj.hint = message.hint;
-    }
-    if (message.violations?.length) {
-      obj.violations = message.violations.map((e) => FieldViolation.toJSON(e));
-    }
     return obj;
   },
 
@@ -604,8 +475,6 @@ export const JobError: MessageFns<JobError> = {
     message.code = object.code ?? "";
     message.reason = object.reason ?? ErrorReason.ERROR_REASON_UNSPECIFIED;
     message.message = object.message ?? "";
-    message.hint = object.hint ?? "";
-    message.violations = object.violations?.map((e) => FieldViolation.fromPartial(e)) || [];
     return message;
   },
 };

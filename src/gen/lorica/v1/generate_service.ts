@@ -113,8 +113,10 @@ export interface Sampling {
   seed?:
     | number
     | undefined;
-  /** Texts that end the generation and are not part of it. At most 8, each 1 to 256 characters. */
+  /** Texts that end the generation and are not part of it. At most 16, each 1 to 256 characters. */
   stop: string[];
+  /** Return the log-probability of each token. Default false. */
+  logProbabilities: boolean;
 }
 
 /** Asks for text. */
@@ -148,7 +150,11 @@ export interface GenerateResponse {
     | TokenUsage
     | undefined;
   /** What served it. */
-  servedBy?: ServedBy | undefined;
+  servedBy?:
+    | ServedBy
+    | undefined;
+  /** The generated tokens, when log-probabilities were asked for. */
+  tokens: GenerationToken[];
 }
 
 /** Asks for text as a stream. Fields as in GenerateRequest. */
@@ -200,12 +206,14 @@ export interface GenerationToken {
   text: string;
   /** Id of the token. */
   tokenId: number;
-  /** Natural logarithm of its probability before temperature and filters, where the server computes it. */
+  /** Natural logarithm of its probability before temperature and filters, when asked for. */
   logProbability?: number | undefined;
 }
 
 /** The generation ended. */
 export interface GenerationEnd {
+  /** Text that was held back because a stop text might have begun; append it. Mostly empty. */
+  text: string;
   /** Why. */
   finishReason: FinishReason;
   /** Tokens used. */
@@ -254,7 +262,7 @@ export interface ClassifyRequest {
   texts: string[];
   /** 2 to 64 labels, each once. */
   labels: string[];
-  /** How text and label become a prompt and a completion. Default "{text}" and " {label}". */
+  /** How text and label become a prompt and a completion. Default "{text}\nLabel:" and " {label}". */
   template?: LabelTemplate | undefined;
 }
 
@@ -317,7 +325,15 @@ export interface DetokenizeResponse {
 }
 
 function createBaseSampling(): Sampling {
-  return { maxTokens: undefined, temperature: undefined, topP: undefined, topK: undefined, seed: undefined, stop: [] };
+  return {
+    maxTokens: undefined,
+    temperature: undefined,
+    topP: undefined,
+    topK: undefined,
+    seed: undefined,
+    stop: [],
+    logProbabilities: false,
+  };
 }
 
 export const Sampling: MessageFns<Sampling> = {
@@ -339,6 +355,9 @@ export const Sampling: MessageFns<Sampling> = {
     }
     for (const v of message.stop) {
       writer.uint32(50).string(v!);
+    }
+    if (message.logProbabilities !== false) {
+      writer.uint32(56).bool(message.logProbabilities);
     }
     return writer;
   },
@@ -404,6 +423,14 @@ export const Sampling: MessageFns<Sampling> = {
             message.stop.push(reader.string());
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.logProbabilities = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -436,6 +463,11 @@ export const Sampling: MessageFns<Sampling> = {
         : undefined,
       seed: isSet(object.seed) ? globalThis.Number(object.seed) : undefined,
       stop: globalThis.Array.isArray(object?.stop) ? object.stop.map((e: any) => globalThis.String(e)) : [],
+      logProbabilities: isSet(object.logProbabilities)
+        ? globalThis.Boolean(object.logProbabilities)
+        : isSet(object.log_probabilities)
+        ? globalThis.Boolean(object.log_probabilities)
+        : false,
     };
   },
 
@@ -459,6 +491,9 @@ export const Sampling: MessageFns<Sampling> = {
     if (message.stop?.length) {
       obj.stop = message.stop;
     }
+    if (message.logProbabilities !== false) {
+      obj.logProbabilities = message.logProbabilities;
+    }
     return obj;
   },
 
@@ -473,6 +508,7 @@ export const Sampling: MessageFns<Sampling> = {
     message.topK = object.topK ?? undefined;
     message.seed = object.seed ?? undefined;
     message.stop = object.stop?.map((e) => e) || [];
+    message.logProbabilities = object.logProbabilities ?? false;
     return message;
   },
 };
@@ -613,7 +649,13 @@ export const GenerateRequest: MessageFns<GenerateRequest> = {
 };
 
 function createBaseGenerateResponse(): GenerateResponse {
-  return { text: "", finishReason: FinishReason.FINISH_REASON_UNSPECIFIED, usage: undefined, servedBy: undefined };
+  return {
+    text: "",
+    finishReason: FinishReason.FINISH_REASON_UNSPECIFIED,
+    usage: undefined,
+    servedBy: undefined,
+    tokens: [],
+  };
 }
 
 export const GenerateResponse: MessageFns<GenerateResponse> = {
@@ -629,6 +671,9 @@ export const GenerateResponse: MessageFns<GenerateResponse> = {
     }
     if (message.servedBy !== undefined) {
       ServedBy.encode(message.servedBy, writer.uint32(34).fork()).join();
+    }
+    for (const v of message.tokens) {
+      GenerationToken.encode(v!, writer.uint32(42).fork()).join();
     }
     return writer;
   },
@@ -678,6 +723,14 @@ export const GenerateResponse: MessageFns<GenerateResponse> = {
             message.servedBy = ServedBy.decode(reader, reader.uint32());
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.tokens.push(GenerationToken.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -704,6 +757,9 @@ export const GenerateResponse: MessageFns<GenerateResponse> = {
         : isSet(object.served_by)
         ? ServedBy.fromJSON(object.served_by)
         : undefined,
+      tokens: globalThis.Array.isArray(object?.tokens)
+        ? object.tokens.map((e: any) => GenerationToken.fromJSON(e))
+        : [],
     };
   },
 
@@ -721,6 +777,9 @@ export const GenerateResponse: MessageFns<GenerateResponse> = {
     if (message.servedBy !== undefined) {
       obj.servedBy = ServedBy.toJSON(message.servedBy);
     }
+    if (message.tokens?.length) {
+      obj.tokens = message.tokens.map((e) => GenerationToken.toJSON(e));
+    }
     return obj;
   },
 
@@ -737,6 +796,7 @@ export const GenerateResponse: MessageFns<GenerateResponse> = {
     message.servedBy = (object.servedBy !== undefined && object.servedBy !== null)
       ? ServedBy.fromPartial(object.servedBy)
       : undefined;
+    message.tokens = object.tokens?.map((e) => GenerationToken.fromPartial(e)) || [];
     return message;
   },
 };
@@ -1203,16 +1263,19 @@ export const GenerationToken: MessageFns<GenerationToken> = {
 };
 
 function createBaseGenerationEnd(): GenerationEnd {
-  return { finishReason: FinishReason.FINISH_REASON_UNSPECIFIED, usage: undefined };
+  return { text: "", finishReason: FinishReason.FINISH_REASON_UNSPECIFIED, usage: undefined };
 }
 
 export const GenerationEnd: MessageFns<GenerationEnd> = {
   encode(message: GenerationEnd, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.text !== "") {
+      writer.uint32(10).string(message.text);
+    }
     if (message.finishReason !== FinishReason.FINISH_REASON_UNSPECIFIED) {
-      writer.uint32(8).int32(finishReasonToNumber(message.finishReason));
+      writer.uint32(16).int32(finishReasonToNumber(message.finishReason));
     }
     if (message.usage !== undefined) {
-      TokenUsage.encode(message.usage, writer.uint32(18).fork()).join();
+      TokenUsage.encode(message.usage, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -1231,15 +1294,23 @@ export const GenerationEnd: MessageFns<GenerationEnd> = {
         const tag = reader.uint32();
         switch (tag >>> 3) {
           case 1: {
-            if (tag !== 8) {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
               break;
             }
 
             message.finishReason = finishReasonFromJSON(reader.int32());
             continue;
           }
-          case 2: {
-            if (tag !== 18) {
+          case 3: {
+            if (tag !== 26) {
               break;
             }
 
@@ -1260,6 +1331,7 @@ export const GenerationEnd: MessageFns<GenerationEnd> = {
 
   fromJSON(object: any): GenerationEnd {
     return {
+      text: isSet(object.text) ? globalThis.String(object.text) : "",
       finishReason: isSet(object.finishReason)
         ? finishReasonFromJSON(object.finishReason)
         : isSet(object.finish_reason)
@@ -1271,6 +1343,9 @@ export const GenerationEnd: MessageFns<GenerationEnd> = {
 
   toJSON(message: GenerationEnd): unknown {
     const obj: any = {};
+    if (message.text !== "") {
+      obj.text = message.text;
+    }
     if (message.finishReason !== FinishReason.FINISH_REASON_UNSPECIFIED) {
       obj.finishReason = finishReasonToJSON(message.finishReason);
     }
@@ -1285,6 +1360,7 @@ export const GenerationEnd: MessageFns<GenerationEnd> = {
   },
   fromPartial(object: DeepPartial<GenerationEnd>): GenerationEnd {
     const message = createBaseGenerationEnd();
+    message.text = object.text ?? "";
     message.finishReason = object.finishReason ?? FinishReason.FINISH_REASON_UNSPECIFIED;
     message.usage = (object.usage !== undefined && object.usage !== null)
       ? TokenUsage.fromPartial(object.usage)

@@ -803,7 +803,7 @@ export const ModelServiceService = {
     responseSerialize: (value: Model): Buffer => Buffer.from(Model.encode(value).finish()),
     responseDeserialize: (value: Buffer): Model => Model.decode(value),
   },
-  /** Lists models, by name. */
+  /** Lists models by name. */
   listModels: {
     path: "/lorica.v1.ModelService/ListModels" as const,
     requestStream: false as const,
@@ -823,7 +823,7 @@ export const ModelServiceService = {
     responseSerialize: (value: ImportModelResponse): Buffer => Buffer.from(ImportModelResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ImportModelResponse => ImportModelResponse.decode(value),
   },
-  /** Forgets an imported model; its files stay. Refused while adapters belong to it. Operators only. */
+  /** Forgets an imported model; its files and the adapters made for it stay, and work again when it is imported again. Operators only. */
   deleteModel: {
     path: "/lorica.v1.ModelService/DeleteModel" as const,
     requestStream: false as const,
@@ -838,11 +838,11 @@ export const ModelServiceService = {
 export interface ModelServiceServer extends UntypedServiceImplementation {
   /** Returns a model. */
   getModel: handleUnaryCall<GetModelRequest, Model>;
-  /** Lists models, by name. */
+  /** Lists models by name. */
   listModels: handleUnaryCall<ListModelsRequest, ListModelsResponse>;
   /** Imports a model from a path on the server or from the catalogue and streams progress; the last message holds the model. Operators only. */
   importModel: handleServerStreamingCall<ImportModelRequest, ImportModelResponse>;
-  /** Forgets an imported model; its files stay. Refused while adapters belong to it. Operators only. */
+  /** Forgets an imported model; its files and the adapters made for it stay, and work again when it is imported again. Operators only. */
   deleteModel: handleUnaryCall<DeleteModelRequest, Empty>;
 }
 
@@ -860,7 +860,7 @@ export interface ModelServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Model) => void,
   ): ClientUnaryCall;
-  /** Lists models, by name. */
+  /** Lists models by name. */
   listModels(
     request: ListModelsRequest,
     callback: (error: ServiceError | null, response: ListModelsResponse) => void,
@@ -883,7 +883,7 @@ export interface ModelServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<ImportModelResponse>;
-  /** Forgets an imported model; its files stay. Refused while adapters belong to it. Operators only. */
+  /** Forgets an imported model; its files and the adapters made for it stay, and work again when it is imported again. Operators only. */
   deleteModel(
     request: DeleteModelRequest,
     callback: (error: ServiceError | null, response: Empty) => void,

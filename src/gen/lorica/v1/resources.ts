@@ -203,6 +203,63 @@ export function exampleKindToNumber(object: ExampleKind): number {
   }
 }
 
+/** How serious a finding is. */
+export enum FindingSeverity {
+  /** FINDING_SEVERITY_UNSPECIFIED - Not given. */
+  FINDING_SEVERITY_UNSPECIFIED = "FINDING_SEVERITY_UNSPECIFIED",
+  /** FINDING_SEVERITY_WARNING - Worth a look, such as a duplicate row. */
+  FINDING_SEVERITY_WARNING = "FINDING_SEVERITY_WARNING",
+  /** FINDING_SEVERITY_ERROR - The dataset cannot be used. */
+  FINDING_SEVERITY_ERROR = "FINDING_SEVERITY_ERROR",
+  UNRECOGNIZED = "UNRECOGNIZED",
+}
+
+export function findingSeverityFromJSON(object: any): FindingSeverity {
+  switch (object) {
+    case 0:
+    case "FINDING_SEVERITY_UNSPECIFIED":
+      return FindingSeverity.FINDING_SEVERITY_UNSPECIFIED;
+    case 1:
+    case "FINDING_SEVERITY_WARNING":
+      return FindingSeverity.FINDING_SEVERITY_WARNING;
+    case 2:
+    case "FINDING_SEVERITY_ERROR":
+      return FindingSeverity.FINDING_SEVERITY_ERROR;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return FindingSeverity.UNRECOGNIZED;
+  }
+}
+
+export function findingSeverityToJSON(object: FindingSeverity): string {
+  switch (object) {
+    case FindingSeverity.FINDING_SEVERITY_UNSPECIFIED:
+      return "FINDING_SEVERITY_UNSPECIFIED";
+    case FindingSeverity.FINDING_SEVERITY_WARNING:
+      return "FINDING_SEVERITY_WARNING";
+    case FindingSeverity.FINDING_SEVERITY_ERROR:
+      return "FINDING_SEVERITY_ERROR";
+    case FindingSeverity.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function findingSeverityToNumber(object: FindingSeverity): number {
+  switch (object) {
+    case FindingSeverity.FINDING_SEVERITY_UNSPECIFIED:
+      return 0;
+    case FindingSeverity.FINDING_SEVERITY_WARNING:
+      return 1;
+    case FindingSeverity.FINDING_SEVERITY_ERROR:
+      return 2;
+    case FindingSeverity.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** The state of a job. */
 export enum JobState {
   /** JOB_STATE_UNSPECIFIED - Not given. */
@@ -397,10 +454,41 @@ export interface Dataset {
   bytes: number;
   /** Hex SHA-256 of the file. */
   sha256: string;
-  /** For rows of the kind `label`: the distinct labels, sorted. */
-  labels: string[];
+  /** For rows of the kind `label`: rows by label (at most 1,000 labels are counted apart). */
+  labelRows: { [key: string]: number };
   /** When the upload finished. */
-  createTime?: Date | undefined;
+  createTime?:
+    | Date
+    | undefined;
+  /** Rows that are equal to an earlier one. */
+  duplicateRows: number;
+  /** Unicode characters of all text. */
+  characters: number;
+  /** Unicode characters of the longest row. */
+  longestRowCharacters: number;
+  /** The first warnings; a dataset with errors is never stored. */
+  findings: DatasetFinding[];
+  /** All warnings. */
+  warningCount: number;
+  /** Changes whenever the dataset changes, which is never. */
+  etag: string;
+}
+
+export interface Dataset_LabelRowsEntry {
+  key: string;
+  value: number;
+}
+
+/** Something found in a dataset. */
+export interface DatasetFinding {
+  /** Line in the file, from 1; 0 for the file as a whole. */
+  line: number;
+  /** How serious it is. */
+  severity: FindingSeverity;
+  /** JSON path of the field in the row, such as "$.prompt". */
+  path: string;
+  /** What is wrong. */
+  description: string;
 }
 
 /** A tuning job. */
@@ -435,8 +523,10 @@ export interface TuningJob {
     | undefined;
   /** Changes whenever the job changes. */
   etag: string;
-  /** Runs so far; above 1 when the server died under the job. */
-  attempts: number;
+  /** How often it was started; above 1 when a server stopped or died under it. */
+  attempt: number;
+  /** True once a cancel was asked for; the state follows when the job has stopped. */
+  cancelRequested: boolean;
 }
 
 /** What a tuning job has made. */
@@ -453,24 +543,22 @@ export interface TuningResult {
   tokensPerSecond: number;
   /** Peak resident memory of the server's process while the job ran. */
   peakMemoryBytes: number;
-  /** Trained parameters. */
-  trainableParameters: number;
+  /** Rows left out because no token of theirs counts. */
+  skippedRows: number;
+  /** Time from the first step to the last, seconds. */
+  seconds: number;
 }
 
 /** A classification task: the label with the highest log-likelihood after the prompt is the prediction. */
 export interface ClassificationTask {
   /** The candidate labels. Default: the dataset's labels. At least two, each once. */
   labels: string[];
-  /** How a row becomes prompt and label. Default "{text}" and " {label}". */
+  /** How a row becomes prompt and label. Default "{text}\nLabel:" and " {label}". */
   template?: LabelTemplate | undefined;
 }
 
 /** Perplexity of the rows: exp of the mean negative log-likelihood per token that counts. */
 export interface PerplexityTask {
-  /** How rows of the kinds `text` and `label` become text. Default "{text}" and " {label}". */
-  template?:
-    | LabelTemplate
-    | undefined;
   /** Which tokens count. Default: completion. */
   lossScope: LossScope;
 }
@@ -494,7 +582,7 @@ export interface EvaluationSpecification {
   seed?:
     | number
     | undefined;
-  /** Bootstrap resamples. Range 1,000 to 100,000. Default 2,000. */
+  /** Bootstrap resamples. Range 2,000 to 100,000. Default 10,000. */
   resamples?: number | undefined;
 }
 
@@ -530,6 +618,10 @@ export interface Evaluation {
     | undefined;
   /** Changes whenever the evaluation changes. */
   etag: string;
+  /** How often it was started; above 1 when a server stopped or died under it. */
+  attempt: number;
+  /** True once a cancel was asked for; the state follows when the evaluation has stopped. */
+  cancelRequested: boolean;
 }
 
 /** The figures of an evaluation. */
@@ -537,11 +629,17 @@ export interface EvaluationResult {
   /** Rows scored, for each target. */
   rows: number;
   /** For classification: the accuracy of always answering the most frequent label of these rows. */
-  majorityAccuracy: number;
+  majorityAccuracy?:
+    | number
+    | undefined;
   /** One for each target, in the order of the specification. */
   targets: TargetResult[];
-  /** One for each target but the first, in order: that target minus the first. */
+  /** Paired differences: targets against the first, and against the majority class. */
   comparisons: Comparison[];
+  /** For classification: the most frequent label of these rows. */
+  majorityLabel: string;
+  /** Time that the evaluation took, seconds. */
+  seconds: number;
 }
 
 /** The figures of one target. */
@@ -564,17 +662,37 @@ export interface TargetResult {
   perplexity?:
     | number
     | undefined;
-  /** Tokens scored. */
+  /** For perplexity: tokens that counted. */
   tokens: number;
+  /** For classification: the figures of each label. */
+  labels: LabelMetrics[];
 }
 
-/** A paired comparison of one target with the first, by percentile bootstrap over rows. */
+/** The figures of one label. */
+export interface LabelMetrics {
+  /** The label. */
+  label: string;
+  /** Rows that have it. */
+  support: number;
+  /** Rows for which it was predicted. */
+  predicted: number;
+  /** Rows of it that were predicted right. */
+  correct: number;
+  /** correct / predicted, 0 where none was predicted. */
+  precision: number;
+  /** correct / support, 0 where there is none. */
+  recall: number;
+  /** Harmonic mean of precision and recall. */
+  f1: number;
+}
+
+/** A paired comparison by percentile bootstrap over rows. */
 export interface Comparison {
   /** The target that is compared. */
   target: string;
-  /** The baseline. */
+  /** The first target, or "majority" for the majority class. */
   baseline: string;
-  /** What is compared: "accuracy" or "mean_log_likelihood". */
+  /** What is compared: "accuracy", "macro_f1" or "mean_log_probability" (per token). */
   metric: string;
   /** Target minus baseline; above 0 is better. */
   difference: number;
@@ -590,9 +708,9 @@ export interface Comparison {
 export interface Adapter {
   /** `tenants/{t}/adapters/{a}`. */
   name: string;
-  /** `models/{model}` that all its versions belong to. */
-  baseModel: string;
-  /** Free text, at most 1,024 characters. Set by UpdateAdapter. */
+  /** A name for people, at most 256 characters. Set by UpdateAdapter. */
+  displayName: string;
+  /** Free text, at most 4,096 characters. Set by UpdateAdapter. */
   description: string;
   /** Labels of your own, at most 64; keys and values at most 63 characters. Set by UpdateAdapter. */
   labels: { [key: string]: string };
@@ -630,7 +748,18 @@ export interface AdapterVersion {
   /** The tuning job that made it; empty when imported. */
   tuningJob: string;
   /** When it was published. */
-  createTime?: Date | undefined;
+  createTime?:
+    | Date
+    | undefined;
+  /** Number of parameters that it holds. */
+  parameters: number;
+  /** What was noted when it was made, such as the final loss. */
+  metadata: { [key: string]: string };
+}
+
+export interface AdapterVersion_MetadataEntry {
+  key: string;
+  value: string;
 }
 
 /** A movable name of a version. */
@@ -639,8 +768,6 @@ export interface AdapterAlias {
   name: string;
   /** The version it points to. */
   version: string;
-  /** The version it pointed to before, to which RollbackAdapterAlias returns; empty if none. */
-  previousVersion: string;
   /** When it was moved last. */
   updateTime?:
     | Date
@@ -952,8 +1079,14 @@ function createBaseDataset(): Dataset {
     rows: 0,
     bytes: 0,
     sha256: "",
-    labels: [],
+    labelRows: {},
     createTime: undefined,
+    duplicateRows: 0,
+    characters: 0,
+    longestRowCharacters: 0,
+    findings: [],
+    warningCount: 0,
+    etag: "",
   };
 }
 
@@ -977,11 +1110,29 @@ export const Dataset: MessageFns<Dataset> = {
     if (message.sha256 !== "") {
       writer.uint32(50).string(message.sha256);
     }
-    for (const v of message.labels) {
-      writer.uint32(58).string(v!);
-    }
+    globalThis.Object.entries(message.labelRows).forEach(([key, value]: [string, number]) => {
+      Dataset_LabelRowsEntry.encode({ key: key as any, value }, writer.uint32(58).fork()).join();
+    });
     if (message.createTime !== undefined) {
       Timestamp.encode(toTimestamp(message.createTime), writer.uint32(66).fork()).join();
+    }
+    if (message.duplicateRows !== 0) {
+      writer.uint32(72).int64(message.duplicateRows);
+    }
+    if (message.characters !== 0) {
+      writer.uint32(80).int64(message.characters);
+    }
+    if (message.longestRowCharacters !== 0) {
+      writer.uint32(88).int64(message.longestRowCharacters);
+    }
+    for (const v of message.findings) {
+      DatasetFinding.encode(v!, writer.uint32(98).fork()).join();
+    }
+    if (message.warningCount !== 0) {
+      writer.uint32(104).int64(message.warningCount);
+    }
+    if (message.etag !== "") {
+      writer.uint32(114).string(message.etag);
     }
     return writer;
   },
@@ -1052,7 +1203,10 @@ export const Dataset: MessageFns<Dataset> = {
               break;
             }
 
-            message.labels.push(reader.string());
+            const entry7 = Dataset_LabelRowsEntry.decode(reader, reader.uint32());
+            if (entry7.value !== undefined) {
+              message.labelRows[entry7.key] = entry7.value;
+            }
             continue;
           }
           case 8: {
@@ -1061,6 +1215,54 @@ export const Dataset: MessageFns<Dataset> = {
             }
 
             message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.duplicateRows = longToNumber(reader.int64());
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.characters = longToNumber(reader.int64());
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.longestRowCharacters = longToNumber(reader.int64());
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.findings.push(DatasetFinding.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.warningCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.etag = reader.string();
             continue;
           }
         }
@@ -1083,12 +1285,58 @@ export const Dataset: MessageFns<Dataset> = {
       rows: isSet(object.rows) ? globalThis.Number(object.rows) : 0,
       bytes: isSet(object.bytes) ? globalThis.Number(object.bytes) : 0,
       sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
-      labels: globalThis.Array.isArray(object?.labels) ? object.labels.map((e: any) => globalThis.String(e)) : [],
+      labelRows: isObject(object.labelRows)
+        ? (globalThis.Object.entries(object.labelRows) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : isObject(object.label_rows)
+        ? (globalThis.Object.entries(object.label_rows) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
       createTime: isSet(object.createTime)
         ? fromJsonTimestamp(object.createTime)
         : isSet(object.create_time)
         ? fromJsonTimestamp(object.create_time)
         : undefined,
+      duplicateRows: isSet(object.duplicateRows)
+        ? globalThis.Number(object.duplicateRows)
+        : isSet(object.duplicate_rows)
+        ? globalThis.Number(object.duplicate_rows)
+        : 0,
+      characters: isSet(object.characters) ? globalThis.Number(object.characters) : 0,
+      longestRowCharacters: isSet(object.longestRowCharacters)
+        ? globalThis.Number(object.longestRowCharacters)
+        : isSet(object.longest_row_characters)
+        ? globalThis.Number(object.longest_row_characters)
+        : 0,
+      findings: globalThis.Array.isArray(object?.findings)
+        ? object.findings.map((e: any) => DatasetFinding.fromJSON(e))
+        : [],
+      warningCount: isSet(object.warningCount)
+        ? globalThis.Number(object.warningCount)
+        : isSet(object.warning_count)
+        ? globalThis.Number(object.warning_count)
+        : 0,
+      etag: isSet(object.etag) ? globalThis.String(object.etag) : "",
     };
   },
 
@@ -1112,11 +1360,35 @@ export const Dataset: MessageFns<Dataset> = {
     if (message.sha256 !== "") {
       obj.sha256 = message.sha256;
     }
-    if (message.labels?.length) {
-      obj.labels = message.labels;
+    if (message.labelRows) {
+      const entries = globalThis.Object.entries(message.labelRows) as [string, number][];
+      if (entries.length > 0) {
+        obj.labelRows = {};
+        entries.forEach(([k, v]) => {
+          obj.labelRows[k] = Math.round(v);
+        });
+      }
     }
     if (message.createTime !== undefined) {
       obj.createTime = message.createTime.toISOString();
+    }
+    if (message.duplicateRows !== 0) {
+      obj.duplicateRows = Math.round(message.duplicateRows);
+    }
+    if (message.characters !== 0) {
+      obj.characters = Math.round(message.characters);
+    }
+    if (message.longestRowCharacters !== 0) {
+      obj.longestRowCharacters = Math.round(message.longestRowCharacters);
+    }
+    if (message.findings?.length) {
+      obj.findings = message.findings.map((e) => DatasetFinding.toJSON(e));
+    }
+    if (message.warningCount !== 0) {
+      obj.warningCount = Math.round(message.warningCount);
+    }
+    if (message.etag !== "") {
+      obj.etag = message.etag;
     }
     return obj;
   },
@@ -1132,8 +1404,226 @@ export const Dataset: MessageFns<Dataset> = {
     message.rows = object.rows ?? 0;
     message.bytes = object.bytes ?? 0;
     message.sha256 = object.sha256 ?? "";
-    message.labels = object.labels?.map((e) => e) || [];
+    message.labelRows = (globalThis.Object.entries(object.labelRows ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
     message.createTime = object.createTime ?? undefined;
+    message.duplicateRows = object.duplicateRows ?? 0;
+    message.characters = object.characters ?? 0;
+    message.longestRowCharacters = object.longestRowCharacters ?? 0;
+    message.findings = object.findings?.map((e) => DatasetFinding.fromPartial(e)) || [];
+    message.warningCount = object.warningCount ?? 0;
+    message.etag = object.etag ?? "";
+    return message;
+  },
+};
+
+function createBaseDataset_LabelRowsEntry(): Dataset_LabelRowsEntry {
+  return { key: "", value: 0 };
+}
+
+export const Dataset_LabelRowsEntry: MessageFns<Dataset_LabelRowsEntry> = {
+  encode(message: Dataset_LabelRowsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(16).int64(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Dataset_LabelRowsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDataset_LabelRowsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.value = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Dataset_LabelRowsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.Number(object.value) : 0,
+    };
+  },
+
+  toJSON(message: Dataset_LabelRowsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== 0) {
+      obj.value = Math.round(message.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Dataset_LabelRowsEntry>): Dataset_LabelRowsEntry {
+    return Dataset_LabelRowsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Dataset_LabelRowsEntry>): Dataset_LabelRowsEntry {
+    const message = createBaseDataset_LabelRowsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
+    return message;
+  },
+};
+
+function createBaseDatasetFinding(): DatasetFinding {
+  return { line: 0, severity: FindingSeverity.FINDING_SEVERITY_UNSPECIFIED, path: "", description: "" };
+}
+
+export const DatasetFinding: MessageFns<DatasetFinding> = {
+  encode(message: DatasetFinding, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.line !== 0) {
+      writer.uint32(8).int32(message.line);
+    }
+    if (message.severity !== FindingSeverity.FINDING_SEVERITY_UNSPECIFIED) {
+      writer.uint32(16).int32(findingSeverityToNumber(message.severity));
+    }
+    if (message.path !== "") {
+      writer.uint32(26).string(message.path);
+    }
+    if (message.description !== "") {
+      writer.uint32(34).string(message.description);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DatasetFinding {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDatasetFinding();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.line = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.severity = findingSeverityFromJSON(reader.int32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.path = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.description = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DatasetFinding {
+    return {
+      line: isSet(object.line) ? globalThis.Number(object.line) : 0,
+      severity: isSet(object.severity)
+        ? findingSeverityFromJSON(object.severity)
+        : FindingSeverity.FINDING_SEVERITY_UNSPECIFIED,
+      path: isSet(object.path) ? globalThis.String(object.path) : "",
+      description: isSet(object.description) ? globalThis.String(object.description) : "",
+    };
+  },
+
+  toJSON(message: DatasetFinding): unknown {
+    const obj: any = {};
+    if (message.line !== 0) {
+      obj.line = Math.round(message.line);
+    }
+    if (message.severity !== FindingSeverity.FINDING_SEVERITY_UNSPECIFIED) {
+      obj.severity = findingSeverityToJSON(message.severity);
+    }
+    if (message.path !== "") {
+      obj.path = message.path;
+    }
+    if (message.description !== "") {
+      obj.description = message.description;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DatasetFinding>): DatasetFinding {
+    return DatasetFinding.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DatasetFinding>): DatasetFinding {
+    const message = createBaseDatasetFinding();
+    message.line = object.line ?? 0;
+    message.severity = object.severity ?? FindingSeverity.FINDING_SEVERITY_UNSPECIFIED;
+    message.path = object.path ?? "";
+    message.description = object.description ?? "";
     return message;
   },
 };
@@ -1149,7 +1639,8 @@ function createBaseTuningJob(): TuningJob {
     result: undefined,
     error: undefined,
     etag: "",
-    attempts: 0,
+    attempt: 0,
+    cancelRequested: false,
   };
 }
 
@@ -1182,8 +1673,11 @@ export const TuningJob: MessageFns<TuningJob> = {
     if (message.etag !== "") {
       writer.uint32(74).string(message.etag);
     }
-    if (message.attempts !== 0) {
-      writer.uint32(80).int32(message.attempts);
+    if (message.attempt !== 0) {
+      writer.uint32(80).int32(message.attempt);
+    }
+    if (message.cancelRequested !== false) {
+      writer.uint32(88).bool(message.cancelRequested);
     }
     return writer;
   },
@@ -1278,7 +1772,15 @@ export const TuningJob: MessageFns<TuningJob> = {
               break;
             }
 
-            message.attempts = reader.int32();
+            message.attempt = reader.int32();
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.cancelRequested = reader.bool();
             continue;
           }
         }
@@ -1316,7 +1818,12 @@ export const TuningJob: MessageFns<TuningJob> = {
       result: isSet(object.result) ? TuningResult.fromJSON(object.result) : undefined,
       error: isSet(object.error) ? JobError.fromJSON(object.error) : undefined,
       etag: isSet(object.etag) ? globalThis.String(object.etag) : "",
-      attempts: isSet(object.attempts) ? globalThis.Number(object.attempts) : 0,
+      attempt: isSet(object.attempt) ? globalThis.Number(object.attempt) : 0,
+      cancelRequested: isSet(object.cancelRequested)
+        ? globalThis.Boolean(object.cancelRequested)
+        : isSet(object.cancel_requested)
+        ? globalThis.Boolean(object.cancel_requested)
+        : false,
     };
   },
 
@@ -1349,8 +1856,11 @@ export const TuningJob: MessageFns<TuningJob> = {
     if (message.etag !== "") {
       obj.etag = message.etag;
     }
-    if (message.attempts !== 0) {
-      obj.attempts = Math.round(message.attempts);
+    if (message.attempt !== 0) {
+      obj.attempt = Math.round(message.attempt);
+    }
+    if (message.cancelRequested !== false) {
+      obj.cancelRequested = message.cancelRequested;
     }
     return obj;
   },
@@ -1375,7 +1885,8 @@ export const TuningJob: MessageFns<TuningJob> = {
       ? JobError.fromPartial(object.error)
       : undefined;
     message.etag = object.etag ?? "";
-    message.attempts = object.attempts ?? 0;
+    message.attempt = object.attempt ?? 0;
+    message.cancelRequested = object.cancelRequested ?? false;
     return message;
   },
 };
@@ -1388,7 +1899,8 @@ function createBaseTuningResult(): TuningResult {
     tokens: 0,
     tokensPerSecond: 0,
     peakMemoryBytes: 0,
-    trainableParameters: 0,
+    skippedRows: 0,
+    seconds: 0,
   };
 }
 
@@ -1412,8 +1924,11 @@ export const TuningResult: MessageFns<TuningResult> = {
     if (message.peakMemoryBytes !== 0) {
       writer.uint32(48).int64(message.peakMemoryBytes);
     }
-    if (message.trainableParameters !== 0) {
-      writer.uint32(56).int64(message.trainableParameters);
+    if (message.skippedRows !== 0) {
+      writer.uint32(56).int64(message.skippedRows);
+    }
+    if (message.seconds !== 0) {
+      writer.uint32(65).double(message.seconds);
     }
     return writer;
   },
@@ -1484,7 +1999,15 @@ export const TuningResult: MessageFns<TuningResult> = {
               break;
             }
 
-            message.trainableParameters = longToNumber(reader.int64());
+            message.skippedRows = longToNumber(reader.int64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 65) {
+              break;
+            }
+
+            message.seconds = reader.double();
             continue;
           }
         }
@@ -1523,11 +2046,12 @@ export const TuningResult: MessageFns<TuningResult> = {
         : isSet(object.peak_memory_bytes)
         ? globalThis.Number(object.peak_memory_bytes)
         : 0,
-      trainableParameters: isSet(object.trainableParameters)
-        ? globalThis.Number(object.trainableParameters)
-        : isSet(object.trainable_parameters)
-        ? globalThis.Number(object.trainable_parameters)
+      skippedRows: isSet(object.skippedRows)
+        ? globalThis.Number(object.skippedRows)
+        : isSet(object.skipped_rows)
+        ? globalThis.Number(object.skipped_rows)
         : 0,
+      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
     };
   },
 
@@ -1551,8 +2075,11 @@ export const TuningResult: MessageFns<TuningResult> = {
     if (message.peakMemoryBytes !== 0) {
       obj.peakMemoryBytes = Math.round(message.peakMemoryBytes);
     }
-    if (message.trainableParameters !== 0) {
-      obj.trainableParameters = Math.round(message.trainableParameters);
+    if (message.skippedRows !== 0) {
+      obj.skippedRows = Math.round(message.skippedRows);
+    }
+    if (message.seconds !== 0) {
+      obj.seconds = floatToJson(message.seconds);
     }
     return obj;
   },
@@ -1568,7 +2095,8 @@ export const TuningResult: MessageFns<TuningResult> = {
     message.tokens = object.tokens ?? 0;
     message.tokensPerSecond = object.tokensPerSecond ?? 0;
     message.peakMemoryBytes = object.peakMemoryBytes ?? 0;
-    message.trainableParameters = object.trainableParameters ?? 0;
+    message.skippedRows = object.skippedRows ?? 0;
+    message.seconds = object.seconds ?? 0;
     return message;
   },
 };
@@ -1661,16 +2189,13 @@ export const ClassificationTask: MessageFns<ClassificationTask> = {
 };
 
 function createBasePerplexityTask(): PerplexityTask {
-  return { template: undefined, lossScope: LossScope.LOSS_SCOPE_UNSPECIFIED };
+  return { lossScope: LossScope.LOSS_SCOPE_UNSPECIFIED };
 }
 
 export const PerplexityTask: MessageFns<PerplexityTask> = {
   encode(message: PerplexityTask, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.template !== undefined) {
-      LabelTemplate.encode(message.template, writer.uint32(10).fork()).join();
-    }
     if (message.lossScope !== LossScope.LOSS_SCOPE_UNSPECIFIED) {
-      writer.uint32(16).int32(lossScopeToNumber(message.lossScope));
+      writer.uint32(8).int32(lossScopeToNumber(message.lossScope));
     }
     return writer;
   },
@@ -1689,15 +2214,7 @@ export const PerplexityTask: MessageFns<PerplexityTask> = {
         const tag = reader.uint32();
         switch (tag >>> 3) {
           case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.template = LabelTemplate.decode(reader, reader.uint32());
-            continue;
-          }
-          case 2: {
-            if (tag !== 16) {
+            if (tag !== 8) {
               break;
             }
 
@@ -1718,7 +2235,6 @@ export const PerplexityTask: MessageFns<PerplexityTask> = {
 
   fromJSON(object: any): PerplexityTask {
     return {
-      template: isSet(object.template) ? LabelTemplate.fromJSON(object.template) : undefined,
       lossScope: isSet(object.lossScope)
         ? lossScopeFromJSON(object.lossScope)
         : isSet(object.loss_scope)
@@ -1729,9 +2245,6 @@ export const PerplexityTask: MessageFns<PerplexityTask> = {
 
   toJSON(message: PerplexityTask): unknown {
     const obj: any = {};
-    if (message.template !== undefined) {
-      obj.template = LabelTemplate.toJSON(message.template);
-    }
     if (message.lossScope !== LossScope.LOSS_SCOPE_UNSPECIFIED) {
       obj.lossScope = lossScopeToJSON(message.lossScope);
     }
@@ -1743,9 +2256,6 @@ export const PerplexityTask: MessageFns<PerplexityTask> = {
   },
   fromPartial(object: DeepPartial<PerplexityTask>): PerplexityTask {
     const message = createBasePerplexityTask();
-    message.template = (object.template !== undefined && object.template !== null)
-      ? LabelTemplate.fromPartial(object.template)
-      : undefined;
     message.lossScope = object.lossScope ?? LossScope.LOSS_SCOPE_UNSPECIFIED;
     return message;
   },
@@ -1927,6 +2437,8 @@ function createBaseEvaluation(): Evaluation {
     result: undefined,
     error: undefined,
     etag: "",
+    attempt: 0,
+    cancelRequested: false,
   };
 }
 
@@ -1958,6 +2470,12 @@ export const Evaluation: MessageFns<Evaluation> = {
     }
     if (message.etag !== "") {
       writer.uint32(74).string(message.etag);
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(80).int32(message.attempt);
+    }
+    if (message.cancelRequested !== false) {
+      writer.uint32(88).bool(message.cancelRequested);
     }
     return writer;
   },
@@ -2047,6 +2565,22 @@ export const Evaluation: MessageFns<Evaluation> = {
             message.etag = reader.string();
             continue;
           }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.attempt = reader.int32();
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.cancelRequested = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2082,6 +2616,12 @@ export const Evaluation: MessageFns<Evaluation> = {
       result: isSet(object.result) ? EvaluationResult.fromJSON(object.result) : undefined,
       error: isSet(object.error) ? JobError.fromJSON(object.error) : undefined,
       etag: isSet(object.etag) ? globalThis.String(object.etag) : "",
+      attempt: isSet(object.attempt) ? globalThis.Number(object.attempt) : 0,
+      cancelRequested: isSet(object.cancelRequested)
+        ? globalThis.Boolean(object.cancelRequested)
+        : isSet(object.cancel_requested)
+        ? globalThis.Boolean(object.cancel_requested)
+        : false,
     };
   },
 
@@ -2114,6 +2654,12 @@ export const Evaluation: MessageFns<Evaluation> = {
     if (message.etag !== "") {
       obj.etag = message.etag;
     }
+    if (message.attempt !== 0) {
+      obj.attempt = Math.round(message.attempt);
+    }
+    if (message.cancelRequested !== false) {
+      obj.cancelRequested = message.cancelRequested;
+    }
     return obj;
   },
 
@@ -2137,12 +2683,14 @@ export const Evaluation: MessageFns<Evaluation> = {
       ? JobError.fromPartial(object.error)
       : undefined;
     message.etag = object.etag ?? "";
+    message.attempt = object.attempt ?? 0;
+    message.cancelRequested = object.cancelRequested ?? false;
     return message;
   },
 };
 
 function createBaseEvaluationResult(): EvaluationResult {
-  return { rows: 0, majorityAccuracy: 0, targets: [], comparisons: [] };
+  return { rows: 0, majorityAccuracy: undefined, targets: [], comparisons: [], majorityLabel: "", seconds: 0 };
 }
 
 export const EvaluationResult: MessageFns<EvaluationResult> = {
@@ -2150,7 +2698,7 @@ export const EvaluationResult: MessageFns<EvaluationResult> = {
     if (message.rows !== 0) {
       writer.uint32(8).int32(message.rows);
     }
-    if (message.majorityAccuracy !== 0) {
+    if (message.majorityAccuracy !== undefined) {
       writer.uint32(17).double(message.majorityAccuracy);
     }
     for (const v of message.targets) {
@@ -2158,6 +2706,12 @@ export const EvaluationResult: MessageFns<EvaluationResult> = {
     }
     for (const v of message.comparisons) {
       Comparison.encode(v!, writer.uint32(34).fork()).join();
+    }
+    if (message.majorityLabel !== "") {
+      writer.uint32(42).string(message.majorityLabel);
+    }
+    if (message.seconds !== 0) {
+      writer.uint32(49).double(message.seconds);
     }
     return writer;
   },
@@ -2207,6 +2761,22 @@ export const EvaluationResult: MessageFns<EvaluationResult> = {
             message.comparisons.push(Comparison.decode(reader, reader.uint32()));
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.majorityLabel = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.seconds = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2226,13 +2796,19 @@ export const EvaluationResult: MessageFns<EvaluationResult> = {
         ? globalThis.Number(object.majorityAccuracy)
         : isSet(object.majority_accuracy)
         ? globalThis.Number(object.majority_accuracy)
-        : 0,
+        : undefined,
       targets: globalThis.Array.isArray(object?.targets)
         ? object.targets.map((e: any) => TargetResult.fromJSON(e))
         : [],
       comparisons: globalThis.Array.isArray(object?.comparisons)
         ? object.comparisons.map((e: any) => Comparison.fromJSON(e))
         : [],
+      majorityLabel: isSet(object.majorityLabel)
+        ? globalThis.String(object.majorityLabel)
+        : isSet(object.majority_label)
+        ? globalThis.String(object.majority_label)
+        : "",
+      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
     };
   },
 
@@ -2241,7 +2817,7 @@ export const EvaluationResult: MessageFns<EvaluationResult> = {
     if (message.rows !== 0) {
       obj.rows = Math.round(message.rows);
     }
-    if (message.majorityAccuracy !== 0) {
+    if (message.majorityAccuracy !== undefined) {
       obj.majorityAccuracy = floatToJson(message.majorityAccuracy);
     }
     if (message.targets?.length) {
@@ -2249,6 +2825,12 @@ export const EvaluationResult: MessageFns<EvaluationResult> = {
     }
     if (message.comparisons?.length) {
       obj.comparisons = message.comparisons.map((e) => Comparison.toJSON(e));
+    }
+    if (message.majorityLabel !== "") {
+      obj.majorityLabel = message.majorityLabel;
+    }
+    if (message.seconds !== 0) {
+      obj.seconds = floatToJson(message.seconds);
     }
     return obj;
   },
@@ -2259,15 +2841,25 @@ export const EvaluationResult: MessageFns<EvaluationResult> = {
   fromPartial(object: DeepPartial<EvaluationResult>): EvaluationResult {
     const message = createBaseEvaluationResult();
     message.rows = object.rows ?? 0;
-    message.majorityAccuracy = object.majorityAccuracy ?? 0;
+    message.majorityAccuracy = object.majorityAccuracy ?? undefined;
     message.targets = object.targets?.map((e) => TargetResult.fromPartial(e)) || [];
     message.comparisons = object.comparisons?.map((e) => Comparison.fromPartial(e)) || [];
+    message.majorityLabel = object.majorityLabel ?? "";
+    message.seconds = object.seconds ?? 0;
     return message;
   },
 };
 
 function createBaseTargetResult(): TargetResult {
-  return { target: "", servedBy: undefined, accuracy: undefined, macroF1: undefined, perplexity: undefined, tokens: 0 };
+  return {
+    target: "",
+    servedBy: undefined,
+    accuracy: undefined,
+    macroF1: undefined,
+    perplexity: undefined,
+    tokens: 0,
+    labels: [],
+  };
 }
 
 export const TargetResult: MessageFns<TargetResult> = {
@@ -2289,6 +2881,9 @@ export const TargetResult: MessageFns<TargetResult> = {
     }
     if (message.tokens !== 0) {
       writer.uint32(48).int64(message.tokens);
+    }
+    for (const v of message.labels) {
+      LabelMetrics.encode(v!, writer.uint32(58).fork()).join();
     }
     return writer;
   },
@@ -2354,6 +2949,14 @@ export const TargetResult: MessageFns<TargetResult> = {
             message.tokens = longToNumber(reader.int64());
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.labels.push(LabelMetrics.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2382,6 +2985,7 @@ export const TargetResult: MessageFns<TargetResult> = {
         : undefined,
       perplexity: isSet(object.perplexity) ? globalThis.Number(object.perplexity) : undefined,
       tokens: isSet(object.tokens) ? globalThis.Number(object.tokens) : 0,
+      labels: globalThis.Array.isArray(object?.labels) ? object.labels.map((e: any) => LabelMetrics.fromJSON(e)) : [],
     };
   },
 
@@ -2405,6 +3009,9 @@ export const TargetResult: MessageFns<TargetResult> = {
     if (message.tokens !== 0) {
       obj.tokens = Math.round(message.tokens);
     }
+    if (message.labels?.length) {
+      obj.labels = message.labels.map((e) => LabelMetrics.toJSON(e));
+    }
     return obj;
   },
 
@@ -2421,6 +3028,172 @@ export const TargetResult: MessageFns<TargetResult> = {
     message.macroF1 = object.macroF1 ?? undefined;
     message.perplexity = object.perplexity ?? undefined;
     message.tokens = object.tokens ?? 0;
+    message.labels = object.labels?.map((e) => LabelMetrics.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseLabelMetrics(): LabelMetrics {
+  return { label: "", support: 0, predicted: 0, correct: 0, precision: 0, recall: 0, f1: 0 };
+}
+
+export const LabelMetrics: MessageFns<LabelMetrics> = {
+  encode(message: LabelMetrics, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.label !== "") {
+      writer.uint32(10).string(message.label);
+    }
+    if (message.support !== 0) {
+      writer.uint32(16).int32(message.support);
+    }
+    if (message.predicted !== 0) {
+      writer.uint32(24).int32(message.predicted);
+    }
+    if (message.correct !== 0) {
+      writer.uint32(32).int32(message.correct);
+    }
+    if (message.precision !== 0) {
+      writer.uint32(41).double(message.precision);
+    }
+    if (message.recall !== 0) {
+      writer.uint32(49).double(message.recall);
+    }
+    if (message.f1 !== 0) {
+      writer.uint32(57).double(message.f1);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LabelMetrics {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLabelMetrics();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.label = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.support = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.predicted = reader.int32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.correct = reader.int32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.precision = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.recall = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.f1 = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LabelMetrics {
+    return {
+      label: isSet(object.label) ? globalThis.String(object.label) : "",
+      support: isSet(object.support) ? globalThis.Number(object.support) : 0,
+      predicted: isSet(object.predicted) ? globalThis.Number(object.predicted) : 0,
+      correct: isSet(object.correct) ? globalThis.Number(object.correct) : 0,
+      precision: isSet(object.precision) ? globalThis.Number(object.precision) : 0,
+      recall: isSet(object.recall) ? globalThis.Number(object.recall) : 0,
+      f1: isSet(object.f1) ? globalThis.Number(object.f1) : 0,
+    };
+  },
+
+  toJSON(message: LabelMetrics): unknown {
+    const obj: any = {};
+    if (message.label !== "") {
+      obj.label = message.label;
+    }
+    if (message.support !== 0) {
+      obj.support = Math.round(message.support);
+    }
+    if (message.predicted !== 0) {
+      obj.predicted = Math.round(message.predicted);
+    }
+    if (message.correct !== 0) {
+      obj.correct = Math.round(message.correct);
+    }
+    if (message.precision !== 0) {
+      obj.precision = floatToJson(message.precision);
+    }
+    if (message.recall !== 0) {
+      obj.recall = floatToJson(message.recall);
+    }
+    if (message.f1 !== 0) {
+      obj.f1 = floatToJson(message.f1);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LabelMetrics>): LabelMetrics {
+    return LabelMetrics.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LabelMetrics>): LabelMetrics {
+    const message = createBaseLabelMetrics();
+    message.label = object.label ?? "";
+    message.support = object.support ?? 0;
+    message.predicted = object.predicted ?? 0;
+    message.correct = object.correct ?? 0;
+    message.precision = object.precision ?? 0;
+    message.recall = object.recall ?? 0;
+    message.f1 = object.f1 ?? 0;
     return message;
   },
 };
@@ -2597,7 +3370,7 @@ export const Comparison: MessageFns<Comparison> = {
 function createBaseAdapter(): Adapter {
   return {
     name: "",
-    baseModel: "",
+    displayName: "",
     description: "",
     labels: {},
     createTime: undefined,
@@ -2611,8 +3384,8 @@ export const Adapter: MessageFns<Adapter> = {
     if (message.name !== "") {
       writer.uint32(10).string(message.name);
     }
-    if (message.baseModel !== "") {
-      writer.uint32(18).string(message.baseModel);
+    if (message.displayName !== "") {
+      writer.uint32(18).string(message.displayName);
     }
     if (message.description !== "") {
       writer.uint32(26).string(message.description);
@@ -2658,7 +3431,7 @@ export const Adapter: MessageFns<Adapter> = {
               break;
             }
 
-            message.baseModel = reader.string();
+            message.displayName = reader.string();
             continue;
           }
           case 3: {
@@ -2719,10 +3492,10 @@ export const Adapter: MessageFns<Adapter> = {
   fromJSON(object: any): Adapter {
     return {
       name: isSet(object.name) ? globalThis.String(object.name) : "",
-      baseModel: isSet(object.baseModel)
-        ? globalThis.String(object.baseModel)
-        : isSet(object.base_model)
-        ? globalThis.String(object.base_model)
+      displayName: isSet(object.displayName)
+        ? globalThis.String(object.displayName)
+        : isSet(object.display_name)
+        ? globalThis.String(object.display_name)
         : "",
       description: isSet(object.description) ? globalThis.String(object.description) : "",
       labels: isObject(object.labels)
@@ -2758,8 +3531,8 @@ export const Adapter: MessageFns<Adapter> = {
     if (message.name !== "") {
       obj.name = message.name;
     }
-    if (message.baseModel !== "") {
-      obj.baseModel = message.baseModel;
+    if (message.displayName !== "") {
+      obj.displayName = message.displayName;
     }
     if (message.description !== "") {
       obj.description = message.description;
@@ -2791,7 +3564,7 @@ export const Adapter: MessageFns<Adapter> = {
   fromPartial(object: DeepPartial<Adapter>): Adapter {
     const message = createBaseAdapter();
     message.name = object.name ?? "";
-    message.baseModel = object.baseModel ?? "";
+    message.displayName = object.displayName ?? "";
     message.description = object.description ?? "";
     message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
       (acc: { [key: string]: string }, [key, value]: [string, string]) => {
@@ -2904,6 +3677,8 @@ function createBaseAdapterVersion(): AdapterVersion {
     bytes: 0,
     tuningJob: "",
     createTime: undefined,
+    parameters: 0,
+    metadata: {},
   };
 }
 
@@ -2933,6 +3708,12 @@ export const AdapterVersion: MessageFns<AdapterVersion> = {
     if (message.createTime !== undefined) {
       Timestamp.encode(toTimestamp(message.createTime), writer.uint32(66).fork()).join();
     }
+    if (message.parameters !== 0) {
+      writer.uint32(72).int64(message.parameters);
+    }
+    globalThis.Object.entries(message.metadata).forEach(([key, value]: [string, string]) => {
+      AdapterVersion_MetadataEntry.encode({ key: key as any, value }, writer.uint32(82).fork()).join();
+    });
     return writer;
   },
 
@@ -3013,6 +3794,25 @@ export const AdapterVersion: MessageFns<AdapterVersion> = {
             message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.parameters = longToNumber(reader.int64());
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            const entry10 = AdapterVersion_MetadataEntry.decode(reader, reader.uint32());
+            if (entry10.value !== undefined) {
+              message.metadata[entry10.key] = entry10.value;
+            }
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3051,6 +3851,21 @@ export const AdapterVersion: MessageFns<AdapterVersion> = {
         : isSet(object.create_time)
         ? fromJsonTimestamp(object.create_time)
         : undefined,
+      parameters: isSet(object.parameters) ? globalThis.Number(object.parameters) : 0,
+      metadata: isObject(object.metadata)
+        ? (globalThis.Object.entries(object.metadata) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
     };
   },
 
@@ -3080,6 +3895,18 @@ export const AdapterVersion: MessageFns<AdapterVersion> = {
     if (message.createTime !== undefined) {
       obj.createTime = message.createTime.toISOString();
     }
+    if (message.parameters !== 0) {
+      obj.parameters = Math.round(message.parameters);
+    }
+    if (message.metadata) {
+      const entries = globalThis.Object.entries(message.metadata) as [string, string][];
+      if (entries.length > 0) {
+        obj.metadata = {};
+        entries.forEach(([k, v]) => {
+          obj.metadata[k] = v;
+        });
+      }
+    }
     return obj;
   },
 
@@ -3096,12 +3923,107 @@ export const AdapterVersion: MessageFns<AdapterVersion> = {
     message.bytes = object.bytes ?? 0;
     message.tuningJob = object.tuningJob ?? "";
     message.createTime = object.createTime ?? undefined;
+    message.parameters = object.parameters ?? 0;
+    message.metadata = (globalThis.Object.entries(object.metadata ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    return message;
+  },
+};
+
+function createBaseAdapterVersion_MetadataEntry(): AdapterVersion_MetadataEntry {
+  return { key: "", value: "" };
+}
+
+export const AdapterVersion_MetadataEntry: MessageFns<AdapterVersion_MetadataEntry> = {
+  encode(message: AdapterVersion_MetadataEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AdapterVersion_MetadataEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAdapterVersion_MetadataEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AdapterVersion_MetadataEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: AdapterVersion_MetadataEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<AdapterVersion_MetadataEntry>): AdapterVersion_MetadataEntry {
+    return AdapterVersion_MetadataEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AdapterVersion_MetadataEntry>): AdapterVersion_MetadataEntry {
+    const message = createBaseAdapterVersion_MetadataEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
 
 function createBaseAdapterAlias(): AdapterAlias {
-  return { name: "", version: "", previousVersion: "", updateTime: undefined, etag: "" };
+  return { name: "", version: "", updateTime: undefined, etag: "" };
 }
 
 export const AdapterAlias: MessageFns<AdapterAlias> = {
@@ -3112,14 +4034,11 @@ export const AdapterAlias: MessageFns<AdapterAlias> = {
     if (message.version !== "") {
       writer.uint32(18).string(message.version);
     }
-    if (message.previousVersion !== "") {
-      writer.uint32(26).string(message.previousVersion);
-    }
     if (message.updateTime !== undefined) {
-      Timestamp.encode(toTimestamp(message.updateTime), writer.uint32(34).fork()).join();
+      Timestamp.encode(toTimestamp(message.updateTime), writer.uint32(26).fork()).join();
     }
     if (message.etag !== "") {
-      writer.uint32(42).string(message.etag);
+      writer.uint32(34).string(message.etag);
     }
     return writer;
   },
@@ -3158,19 +4077,11 @@ export const AdapterAlias: MessageFns<AdapterAlias> = {
               break;
             }
 
-            message.previousVersion = reader.string();
+            message.updateTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
           case 4: {
             if (tag !== 34) {
-              break;
-            }
-
-            message.updateTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
-            continue;
-          }
-          case 5: {
-            if (tag !== 42) {
               break;
             }
 
@@ -3193,11 +4104,6 @@ export const AdapterAlias: MessageFns<AdapterAlias> = {
     return {
       name: isSet(object.name) ? globalThis.String(object.name) : "",
       version: isSet(object.version) ? globalThis.String(object.version) : "",
-      previousVersion: isSet(object.previousVersion)
-        ? globalThis.String(object.previousVersion)
-        : isSet(object.previous_version)
-        ? globalThis.String(object.previous_version)
-        : "",
       updateTime: isSet(object.updateTime)
         ? fromJsonTimestamp(object.updateTime)
         : isSet(object.update_time)
@@ -3215,9 +4121,6 @@ export const AdapterAlias: MessageFns<AdapterAlias> = {
     if (message.version !== "") {
       obj.version = message.version;
     }
-    if (message.previousVersion !== "") {
-      obj.previousVersion = message.previousVersion;
-    }
     if (message.updateTime !== undefined) {
       obj.updateTime = message.updateTime.toISOString();
     }
@@ -3234,7 +4137,6 @@ export const AdapterAlias: MessageFns<AdapterAlias> = {
     const message = createBaseAdapterAlias();
     message.name = object.name ?? "";
     message.version = object.version ?? "";
-    message.previousVersion = object.previousVersion ?? "";
     message.updateTime = object.updateTime ?? undefined;
     message.etag = object.etag ?? "";
     return message;

@@ -125,9 +125,6 @@ export interface TuningJobEvent {
     /** The job as it is: the first message of every stream, and again when its state changes. */
     { $case: "job"; value: TuningJob }
     | //
-    /** A stage begins. */
-    { $case: "stageStarted"; value: TuningStageStarted }
-    | //
     /** An optimizer step is done. */
     { $case: "step"; value: TuningStep }
     | //
@@ -137,18 +134,6 @@ export interface TuningJobEvent {
     /** The job in its final state: the last message of every stream. */
     { $case: "result"; value: TuningJob }
     | undefined;
-}
-
-/** A stage begins. */
-export interface TuningStageStarted {
-  /** Index of the stage, from 0. */
-  stage: number;
-  /** Optimizer steps of this stage. */
-  totalSteps: number;
-  /** Parameters that it trains. */
-  trainableParameters: number;
-  /** Rows of its dataset. */
-  rows: number;
 }
 
 /** An optimizer step is done. */
@@ -167,10 +152,14 @@ export interface TuningStep {
   gradientNorm: number;
   /** Tokens of this step, padding aside. */
   tokens: number;
+  /** Of those, tokens that counted in the loss. */
+  lossTokens: number;
   /** Of this step. */
   tokensPerSecond: number;
   /** Epochs done, with fraction. */
   epoch: number;
+  /** Estimated time left in this stage, seconds. */
+  remainingSeconds: number;
 }
 
 function createBaseTuneRequest(): TuneRequest {
@@ -1031,17 +1020,14 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       case "job":
         TuningJob.encode(message.event.value, writer.uint32(26).fork()).join();
         break;
-      case "stageStarted":
-        TuningStageStarted.encode(message.event.value, writer.uint32(34).fork()).join();
-        break;
       case "step":
-        TuningStep.encode(message.event.value, writer.uint32(42).fork()).join();
+        TuningStep.encode(message.event.value, writer.uint32(34).fork()).join();
         break;
       case "heartbeat":
-        Heartbeat.encode(message.event.value, writer.uint32(50).fork()).join();
+        Heartbeat.encode(message.event.value, writer.uint32(42).fork()).join();
         break;
       case "result":
-        TuningJob.encode(message.event.value, writer.uint32(58).fork()).join();
+        TuningJob.encode(message.event.value, writer.uint32(50).fork()).join();
         break;
     }
     return writer;
@@ -1089,7 +1075,7 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
               break;
             }
 
-            message.event = { $case: "stageStarted", value: TuningStageStarted.decode(reader, reader.uint32()) };
+            message.event = { $case: "step", value: TuningStep.decode(reader, reader.uint32()) };
             continue;
           }
           case 5: {
@@ -1097,19 +1083,11 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
               break;
             }
 
-            message.event = { $case: "step", value: TuningStep.decode(reader, reader.uint32()) };
+            message.event = { $case: "heartbeat", value: Heartbeat.decode(reader, reader.uint32()) };
             continue;
           }
           case 6: {
             if (tag !== 50) {
-              break;
-            }
-
-            message.event = { $case: "heartbeat", value: Heartbeat.decode(reader, reader.uint32()) };
-            continue;
-          }
-          case 7: {
-            if (tag !== 58) {
               break;
             }
 
@@ -1134,10 +1112,6 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       time: isSet(object.time) ? fromJsonTimestamp(object.time) : undefined,
       event: isSet(object.job)
         ? { $case: "job", value: TuningJob.fromJSON(object.job) }
-        : isSet(object.stageStarted)
-        ? { $case: "stageStarted", value: TuningStageStarted.fromJSON(object.stageStarted) }
-        : isSet(object.stage_started)
-        ? { $case: "stageStarted", value: TuningStageStarted.fromJSON(object.stage_started) }
         : isSet(object.step)
         ? { $case: "step", value: TuningStep.fromJSON(object.step) }
         : isSet(object.heartbeat)
@@ -1158,8 +1132,6 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
     }
     if (message.event?.$case === "job") {
       obj.job = TuningJob.toJSON(message.event.value);
-    } else if (message.event?.$case === "stageStarted") {
-      obj.stageStarted = TuningStageStarted.toJSON(message.event.value);
     } else if (message.event?.$case === "step") {
       obj.step = TuningStep.toJSON(message.event.value);
     } else if (message.event?.$case === "heartbeat") {
@@ -1181,12 +1153,6 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       case "job": {
         if (object.event?.value !== undefined && object.event?.value !== null) {
           message.event = { $case: "job", value: TuningJob.fromPartial(object.event.value) };
-        }
-        break;
-      }
-      case "stageStarted": {
-        if (object.event?.value !== undefined && object.event?.value !== null) {
-          message.event = { $case: "stageStarted", value: TuningStageStarted.fromPartial(object.event.value) };
         }
         break;
       }
@@ -1213,131 +1179,6 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
   },
 };
 
-function createBaseTuningStageStarted(): TuningStageStarted {
-  return { stage: 0, totalSteps: 0, trainableParameters: 0, rows: 0 };
-}
-
-export const TuningStageStarted: MessageFns<TuningStageStarted> = {
-  encode(message: TuningStageStarted, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.stage !== 0) {
-      writer.uint32(8).int32(message.stage);
-    }
-    if (message.totalSteps !== 0) {
-      writer.uint32(16).int32(message.totalSteps);
-    }
-    if (message.trainableParameters !== 0) {
-      writer.uint32(24).int64(message.trainableParameters);
-    }
-    if (message.rows !== 0) {
-      writer.uint32(32).int64(message.rows);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): TuningStageStarted {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseTuningStageStarted();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 8) {
-              break;
-            }
-
-            message.stage = reader.int32();
-            continue;
-          }
-          case 2: {
-            if (tag !== 16) {
-              break;
-            }
-
-            message.totalSteps = reader.int32();
-            continue;
-          }
-          case 3: {
-            if (tag !== 24) {
-              break;
-            }
-
-            message.trainableParameters = longToNumber(reader.int64());
-            continue;
-          }
-          case 4: {
-            if (tag !== 32) {
-              break;
-            }
-
-            message.rows = longToNumber(reader.int64());
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  fromJSON(object: any): TuningStageStarted {
-    return {
-      stage: isSet(object.stage) ? globalThis.Number(object.stage) : 0,
-      totalSteps: isSet(object.totalSteps)
-        ? globalThis.Number(object.totalSteps)
-        : isSet(object.total_steps)
-        ? globalThis.Number(object.total_steps)
-        : 0,
-      trainableParameters: isSet(object.trainableParameters)
-        ? globalThis.Number(object.trainableParameters)
-        : isSet(object.trainable_parameters)
-        ? globalThis.Number(object.trainable_parameters)
-        : 0,
-      rows: isSet(object.rows) ? globalThis.Number(object.rows) : 0,
-    };
-  },
-
-  toJSON(message: TuningStageStarted): unknown {
-    const obj: any = {};
-    if (message.stage !== 0) {
-      obj.stage = Math.round(message.stage);
-    }
-    if (message.totalSteps !== 0) {
-      obj.totalSteps = Math.round(message.totalSteps);
-    }
-    if (message.trainableParameters !== 0) {
-      obj.trainableParameters = Math.round(message.trainableParameters);
-    }
-    if (message.rows !== 0) {
-      obj.rows = Math.round(message.rows);
-    }
-    return obj;
-  },
-
-  create(base?: DeepPartial<TuningStageStarted>): TuningStageStarted {
-    return TuningStageStarted.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<TuningStageStarted>): TuningStageStarted {
-    const message = createBaseTuningStageStarted();
-    message.stage = object.stage ?? 0;
-    message.totalSteps = object.totalSteps ?? 0;
-    message.trainableParameters = object.trainableParameters ?? 0;
-    message.rows = object.rows ?? 0;
-    return message;
-  },
-};
-
 function createBaseTuningStep(): TuningStep {
   return {
     stage: 0,
@@ -1347,8 +1188,10 @@ function createBaseTuningStep(): TuningStep {
     learningRate: 0,
     gradientNorm: 0,
     tokens: 0,
+    lossTokens: 0,
     tokensPerSecond: 0,
     epoch: 0,
+    remainingSeconds: 0,
   };
 }
 
@@ -1375,11 +1218,17 @@ export const TuningStep: MessageFns<TuningStep> = {
     if (message.tokens !== 0) {
       writer.uint32(56).int32(message.tokens);
     }
+    if (message.lossTokens !== 0) {
+      writer.uint32(64).int32(message.lossTokens);
+    }
     if (message.tokensPerSecond !== 0) {
-      writer.uint32(65).double(message.tokensPerSecond);
+      writer.uint32(73).double(message.tokensPerSecond);
     }
     if (message.epoch !== 0) {
-      writer.uint32(73).double(message.epoch);
+      writer.uint32(81).double(message.epoch);
+    }
+    if (message.remainingSeconds !== 0) {
+      writer.uint32(89).double(message.remainingSeconds);
     }
     return writer;
   },
@@ -1454,11 +1303,11 @@ export const TuningStep: MessageFns<TuningStep> = {
             continue;
           }
           case 8: {
-            if (tag !== 65) {
+            if (tag !== 64) {
               break;
             }
 
-            message.tokensPerSecond = reader.double();
+            message.lossTokens = reader.int32();
             continue;
           }
           case 9: {
@@ -1466,7 +1315,23 @@ export const TuningStep: MessageFns<TuningStep> = {
               break;
             }
 
+            message.tokensPerSecond = reader.double();
+            continue;
+          }
+          case 10: {
+            if (tag !== 81) {
+              break;
+            }
+
             message.epoch = reader.double();
+            continue;
+          }
+          case 11: {
+            if (tag !== 89) {
+              break;
+            }
+
+            message.remainingSeconds = reader.double();
             continue;
           }
         }
@@ -1502,12 +1367,22 @@ export const TuningStep: MessageFns<TuningStep> = {
         ? globalThis.Number(object.gradient_norm)
         : 0,
       tokens: isSet(object.tokens) ? globalThis.Number(object.tokens) : 0,
+      lossTokens: isSet(object.lossTokens)
+        ? globalThis.Number(object.lossTokens)
+        : isSet(object.loss_tokens)
+        ? globalThis.Number(object.loss_tokens)
+        : 0,
       tokensPerSecond: isSet(object.tokensPerSecond)
         ? globalThis.Number(object.tokensPerSecond)
         : isSet(object.tokens_per_second)
         ? globalThis.Number(object.tokens_per_second)
         : 0,
       epoch: isSet(object.epoch) ? globalThis.Number(object.epoch) : 0,
+      remainingSeconds: isSet(object.remainingSeconds)
+        ? globalThis.Number(object.remainingSeconds)
+        : isSet(object.remaining_seconds)
+        ? globalThis.Number(object.remaining_seconds)
+        : 0,
     };
   },
 
@@ -1534,11 +1409,17 @@ export const TuningStep: MessageFns<TuningStep> = {
     if (message.tokens !== 0) {
       obj.tokens = Math.round(message.tokens);
     }
+    if (message.lossTokens !== 0) {
+      obj.lossTokens = Math.round(message.lossTokens);
+    }
     if (message.tokensPerSecond !== 0) {
       obj.tokensPerSecond = floatToJson(message.tokensPerSecond);
     }
     if (message.epoch !== 0) {
       obj.epoch = floatToJson(message.epoch);
+    }
+    if (message.remainingSeconds !== 0) {
+      obj.remainingSeconds = floatToJson(message.remainingSeconds);
     }
     return obj;
   },
@@ -1555,8 +1436,10 @@ export const TuningStep: MessageFns<TuningStep> = {
     message.learningRate = object.learningRate ?? 0;
     message.gradientNorm = object.gradientNorm ?? 0;
     message.tokens = object.tokens ?? 0;
+    message.lossTokens = object.lossTokens ?? 0;
     message.tokensPerSecond = object.tokensPerSecond ?? 0;
     message.epoch = object.epoch ?? 0;
+    message.remainingSeconds = object.remainingSeconds ?? 0;
     return message;
   },
 };

@@ -154,7 +154,7 @@ export function lossScopeToNumber(object: LossScope): number {
 
 /** The shape of the learning rate after warm-up. */
 export enum ScheduleKind {
-  /** SCHEDULE_KIND_UNSPECIFIED - The default: constant. */
+  /** SCHEDULE_KIND_UNSPECIFIED - The default: linear. */
   SCHEDULE_KIND_UNSPECIFIED = "SCHEDULE_KIND_UNSPECIFIED",
   /** SCHEDULE_KIND_CONSTANT - Stays at the peak. */
   SCHEDULE_KIND_CONSTANT = "SCHEDULE_KIND_CONSTANT",
@@ -218,6 +218,63 @@ export function scheduleKindToNumber(object: ScheduleKind): number {
   }
 }
 
+/** What is kept between the forward and the backward pass of a layer. */
+export enum SavedActivations {
+  /** SAVED_ACTIVATIONS_UNSPECIFIED - The default: linear. */
+  SAVED_ACTIVATIONS_UNSPECIFIED = "SAVED_ACTIVATIONS_UNSPECIFIED",
+  /** SAVED_ACTIVATIONS_LINEAR - The inputs of the linear layers. */
+  SAVED_ACTIVATIONS_LINEAR = "SAVED_ACTIVATIONS_LINEAR",
+  /** SAVED_ACTIVATIONS_LAYER - Only the input of each layer; the rest is computed again. About a third less memory at about 0.85 of the speed. */
+  SAVED_ACTIVATIONS_LAYER = "SAVED_ACTIVATIONS_LAYER",
+  UNRECOGNIZED = "UNRECOGNIZED",
+}
+
+export function savedActivationsFromJSON(object: any): SavedActivations {
+  switch (object) {
+    case 0:
+    case "SAVED_ACTIVATIONS_UNSPECIFIED":
+      return SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED;
+    case 1:
+    case "SAVED_ACTIVATIONS_LINEAR":
+      return SavedActivations.SAVED_ACTIVATIONS_LINEAR;
+    case 2:
+    case "SAVED_ACTIVATIONS_LAYER":
+      return SavedActivations.SAVED_ACTIVATIONS_LAYER;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return SavedActivations.UNRECOGNIZED;
+  }
+}
+
+export function savedActivationsToJSON(object: SavedActivations): string {
+  switch (object) {
+    case SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED:
+      return "SAVED_ACTIVATIONS_UNSPECIFIED";
+    case SavedActivations.SAVED_ACTIVATIONS_LINEAR:
+      return "SAVED_ACTIVATIONS_LINEAR";
+    case SavedActivations.SAVED_ACTIVATIONS_LAYER:
+      return "SAVED_ACTIVATIONS_LAYER";
+    case SavedActivations.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function savedActivationsToNumber(object: SavedActivations): number {
+  switch (object) {
+    case SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED:
+      return 0;
+    case SavedActivations.SAVED_ACTIVATIONS_LINEAR:
+      return 1;
+    case SavedActivations.SAVED_ACTIVATIONS_LAYER:
+      return 2;
+    case SavedActivations.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** What to tune. The same message creates a job (CreateTuningJob) and creates and watches one (Tune). */
 export interface TuningSpecification {
   /** `models/{model}`. Required. */
@@ -259,14 +316,14 @@ export interface TuningStage {
   optimizer?:
     | AdamW
     | undefined;
-  /** The learning rate over the steps. Default: constant without warm-up. */
+  /** The learning rate over the steps. Default: linear with 3 % warm-up. */
   schedule?:
     | Schedule
     | undefined;
   /** How long the stage runs. Default: one epoch. */
   length?:
     | //
-    /** Passes over the dataset. Range 1 to 1,000. */
+    /** Passes over the dataset. Range 1 to 10,000. */
     { $case: "epochs"; value: number }
     | //
     /** Optimizer steps. Range 1 to 1,000,000. */
@@ -281,14 +338,18 @@ export interface TuningStage {
     | number
     | undefined;
   /**
-   * Longest row in tokens; a longer one is cut at its end. Range 8 to the model's context. Default 512 or the model's context,
-   * whichever is less.
+   * Longest row in tokens; a longer one loses the beginning of its prompt first. Range 2 to the model's context. Default 1,024 or the
+   * model's context, whichever is less.
    */
   maxLengthTokens?:
     | number
     | undefined;
-  /** How rows of the kinds `text` and `label` become text. Default: "{text}" and " {label}". */
-  labelTemplate?: LabelTemplate | undefined;
+  /** How rows of the kinds `text` and `label` become text. Default: "{text}\nLabel:" and " {label}". */
+  labelTemplate?:
+    | LabelTemplate
+    | undefined;
+  /** What is kept between forward and backward. Default: linear. */
+  savedActivations: SavedActivations;
 }
 
 /** A selection of trainable parameters. */
@@ -370,6 +431,8 @@ export interface LoraSelection {
   targetModules: string[];
   /** Only in these layers, by index from 0. Default: all layers. */
   layers: number[];
+  /** Divide by the square root of the rank instead (rank-stabilized LoRA, Kalajdzievski, 2023). Default false. */
+  rsLora: boolean;
 }
 
 /** The union of selections. */
@@ -386,11 +449,11 @@ export interface LanguageModelObjective {
 
 /** AdamW with decoupled weight decay (Loshchilov and Hutter, 2019). */
 export interface AdamW {
-  /** Peak learning rate. Greater than 0, at most 1. Default 2e-4. */
+  /** Peak learning rate. Greater than 0, at most 1. Default 2e-4 where LoRA is trained, else 2e-5. */
   learningRate?:
     | number
     | undefined;
-  /** Decay per step, times the learning rate; not applied to gains. Range 0 to 1. Default 0. */
+  /** Decay per step, times the learning rate. Range 0 to 10. Default 0.01. */
   weightDecay?:
     | number
     | undefined;
@@ -402,17 +465,21 @@ export interface AdamW {
   beta2?:
     | number
     | undefined;
-  /** Added to the denominator. Greater than 0, at most 0.1. Default 1e-8. */
+  /** Added to the denominator. Greater than 0. Default 1e-8. */
   epsilon?:
     | number
     | undefined;
-  /** The gradient is scaled down to this global L2 norm. 0 switches clipping off. Range 0 to 1,000. Default 1. */
-  maxGradientNorm?: number | undefined;
+  /** The gradient is scaled down to this global L2 norm. 0 switches clipping off. Default 1. */
+  maxGradientNorm?:
+    | number
+    | undefined;
+  /** Also decay gains and biases. Default true. */
+  decayNorms?: boolean | undefined;
 }
 
 /** The learning rate over the steps. */
 export interface Schedule {
-  /** The shape after warm-up. Default: constant. */
+  /** The shape after warm-up. Default: linear. */
   kind: ScheduleKind;
   /** Linear warm-up from 0. Default: none. */
   warmup?:
@@ -578,6 +645,7 @@ function createBaseTuningStage(): TuningStage {
     accumulationSteps: undefined,
     maxLengthTokens: undefined,
     labelTemplate: undefined,
+    savedActivations: SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
   };
 }
 
@@ -617,6 +685,9 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.labelTemplate !== undefined) {
       LabelTemplate.encode(message.labelTemplate, writer.uint32(90).fork()).join();
+    }
+    if (message.savedActivations !== SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED) {
+      writer.uint32(96).int32(savedActivationsToNumber(message.savedActivations));
     }
     return writer;
   },
@@ -722,6 +793,14 @@ export const TuningStage: MessageFns<TuningStage> = {
             message.labelTemplate = LabelTemplate.decode(reader, reader.uint32());
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.savedActivations = savedActivationsFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -766,6 +845,11 @@ export const TuningStage: MessageFns<TuningStage> = {
         : isSet(object.label_template)
         ? LabelTemplate.fromJSON(object.label_template)
         : undefined,
+      savedActivations: isSet(object.savedActivations)
+        ? savedActivationsFromJSON(object.savedActivations)
+        : isSet(object.saved_activations)
+        ? savedActivationsFromJSON(object.saved_activations)
+        : SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
     };
   },
 
@@ -802,6 +886,9 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.labelTemplate !== undefined) {
       obj.labelTemplate = LabelTemplate.toJSON(message.labelTemplate);
+    }
+    if (message.savedActivations !== SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED) {
+      obj.savedActivations = savedActivationsToJSON(message.savedActivations);
     }
     return obj;
   },
@@ -844,6 +931,7 @@ export const TuningStage: MessageFns<TuningStage> = {
     message.labelTemplate = (object.labelTemplate !== undefined && object.labelTemplate !== null)
       ? LabelTemplate.fromPartial(object.labelTemplate)
       : undefined;
+    message.savedActivations = object.savedActivations ?? SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED;
     return message;
   },
 };
@@ -1485,7 +1573,7 @@ export const NamesSelection: MessageFns<NamesSelection> = {
 };
 
 function createBaseLoraSelection(): LoraSelection {
-  return { rank: undefined, alpha: undefined, targetModules: [], layers: [] };
+  return { rank: undefined, alpha: undefined, targetModules: [], layers: [], rsLora: false };
 }
 
 export const LoraSelection: MessageFns<LoraSelection> = {
@@ -1505,6 +1593,9 @@ export const LoraSelection: MessageFns<LoraSelection> = {
         writer.int32(v);
       }
       writer.join();
+    }
+    if (message.rsLora !== false) {
+      writer.uint32(40).bool(message.rsLora);
     }
     return writer;
   },
@@ -1564,6 +1655,14 @@ export const LoraSelection: MessageFns<LoraSelection> = {
 
             break;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.rsLora = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1586,6 +1685,11 @@ export const LoraSelection: MessageFns<LoraSelection> = {
         ? object.target_modules.map((e: any) => globalThis.String(e))
         : [],
       layers: globalThis.Array.isArray(object?.layers) ? object.layers.map((e: any) => globalThis.Number(e)) : [],
+      rsLora: isSet(object.rsLora)
+        ? globalThis.Boolean(object.rsLora)
+        : isSet(object.rs_lora)
+        ? globalThis.Boolean(object.rs_lora)
+        : false,
     };
   },
 
@@ -1603,6 +1707,9 @@ export const LoraSelection: MessageFns<LoraSelection> = {
     if (message.layers?.length) {
       obj.layers = message.layers.map((e) => Math.round(e));
     }
+    if (message.rsLora !== false) {
+      obj.rsLora = message.rsLora;
+    }
     return obj;
   },
 
@@ -1615,6 +1722,7 @@ export const LoraSelection: MessageFns<LoraSelection> = {
     message.alpha = object.alpha ?? undefined;
     message.targetModules = object.targetModules?.map((e) => e) || [];
     message.layers = object.layers?.map((e) => e) || [];
+    message.rsLora = object.rsLora ?? false;
     return message;
   },
 };
@@ -1771,6 +1879,7 @@ function createBaseAdamW(): AdamW {
     beta2: undefined,
     epsilon: undefined,
     maxGradientNorm: undefined,
+    decayNorms: undefined,
   };
 }
 
@@ -1793,6 +1902,9 @@ export const AdamW: MessageFns<AdamW> = {
     }
     if (message.maxGradientNorm !== undefined) {
       writer.uint32(49).double(message.maxGradientNorm);
+    }
+    if (message.decayNorms !== undefined) {
+      writer.uint32(56).bool(message.decayNorms);
     }
     return writer;
   },
@@ -1858,6 +1970,14 @@ export const AdamW: MessageFns<AdamW> = {
             message.maxGradientNorm = reader.double();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.decayNorms = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1890,6 +2010,11 @@ export const AdamW: MessageFns<AdamW> = {
         : isSet(object.max_gradient_norm)
         ? globalThis.Number(object.max_gradient_norm)
         : undefined,
+      decayNorms: isSet(object.decayNorms)
+        ? globalThis.Boolean(object.decayNorms)
+        : isSet(object.decay_norms)
+        ? globalThis.Boolean(object.decay_norms)
+        : undefined,
     };
   },
 
@@ -1913,6 +2038,9 @@ export const AdamW: MessageFns<AdamW> = {
     if (message.maxGradientNorm !== undefined) {
       obj.maxGradientNorm = floatToJson(message.maxGradientNorm);
     }
+    if (message.decayNorms !== undefined) {
+      obj.decayNorms = message.decayNorms;
+    }
     return obj;
   },
 
@@ -1927,6 +2055,7 @@ export const AdamW: MessageFns<AdamW> = {
     message.beta2 = object.beta2 ?? undefined;
     message.epsilon = object.epsilon ?? undefined;
     message.maxGradientNorm = object.maxGradientNorm ?? undefined;
+    message.decayNorms = object.decayNorms ?? undefined;
     return message;
   },
 };

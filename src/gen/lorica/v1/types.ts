@@ -26,7 +26,7 @@ export interface ChatMessages {
 
 /** How a row of the kinds `text` and `label` becomes text for a language model. A name in braces is replaced. */
 export interface LabelTemplate {
-  /** Must hold `{text}`, for example "Review: {text}\nSentiment:". Default "{text}". */
+  /** Must hold `{text}`, for example "Review: {text}\nSentiment:". Default "{text}\nLabel:". */
   promptTemplate: string;
   /** Must hold `{label}`, for example " {label}" (the leading space belongs to the label). Default " {label}". */
   labelTemplate: string;
