@@ -24,6 +24,7 @@ export type ErrorCode =
 /** Machine-readable reasons (google.rpc.ErrorInfo.reason, domain "lorica.dev"). The list is closed; extend it here only. */
 export type ErrorReason =
   | 'INVALID_FIELD'
+  | 'ALREADY_EXISTS'
   | 'DATASET_INVALID'
   | 'DATASET_NOT_FOUND'
   | 'MODEL_NOT_FOUND'
@@ -33,10 +34,12 @@ export type ErrorReason =
   | 'TOKENIZER_INVALID'
   | 'ADAPTER_NOT_FOUND'
   | 'ADAPTER_INCOMPATIBLE'
+  | 'ADAPTER_IN_USE'
   | 'TARGET_NOT_FOUND'
   | 'TENANT_NOT_FOUND'
   | 'JOB_NOT_FOUND'
   | 'JOB_STATE'
+  | 'JOB_LOST'
   | 'EVALUATION_NOT_FOUND'
   | 'REQUEST_ID_REUSED'
   | 'ETAG_MISMATCH'
@@ -49,6 +52,7 @@ export type ErrorReason =
   | 'SHUTTING_DOWN'
   | 'STORAGE_FULL'
   | 'STORAGE_FAILED'
+  | 'STORAGE_LOCKED'
   | 'RUNTIME_UNAVAILABLE'
   | 'RUNTIME_FAILED'
   | 'DEVICE_UNAVAILABLE'
