@@ -4,6 +4,7 @@
  */
 import type { Example } from '../datasets/index.js';
 import type { ChatTemplate } from '../models/chat-template.js';
+import type { LabelTemplate } from '../models/prompt.js';
 import type { Tokenizer } from '../models/tokenizer.js';
 
 /** The port that the engine fills (`Engine.score`, `Engine.scoreNext`). All logarithms are natural. */
@@ -36,6 +37,8 @@ export interface PerplexityTask {
   readonly kind: 'perplexity';
   /** 'completion' (default): tokens after the prompt; 'all': every token but the first. */
   readonly tokens?: 'completion' | 'all';
+  /** How rows of text and label are worded; default: the one of src/models/prompt.ts. */
+  readonly labelTemplate?: LabelTemplate;
 }
 
 export type EvaluationTask = ClassificationTask | PerplexityTask;
@@ -54,9 +57,9 @@ export interface EvaluateInput<T> {
   readonly seed?: number;
   /** Of the bootstrap; default 10,000, at least 2,000. */
   readonly resamples?: number;
-  /** Rows whose outcome the caller wants to keep, one call per row and target, in row order per target. */
+  /** What every row gave, for a caller that keeps it: target after target, in row order, once the target is done. */
   readonly onRow?: (outcome: RowOutcome) => Promise<void> | void;
-  /** Longest row in tokens; a longer one is cut at the left of its prompt. */
+  /** Longest row in tokens; a longer one loses the oldest tokens of its prompt. Default: no limit. */
   readonly maxLengthTokens?: number;
 }
 
