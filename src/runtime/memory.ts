@@ -1,0 +1,19 @@
+/** Resident memory of this process, current and peak, in bytes. */
+import { readFileSync } from 'node:fs';
+
+export interface ProcessMemory {
+  readonly residentBytes: number;
+  readonly peakResidentBytes: number;
+}
+
+/** From /proc/self/status where there is one (Linux); otherwise from what Node reports. */
+export function processMemory(): ProcessMemory {
+  const fromNode = { residentBytes: process.memoryUsage.rss(), peakResidentBytes: process.resourceUsage().maxRSS * 1024 };
+  if (process.platform !== 'linux') return fromNode;
+  const status = readFileSync('/proc/self/status', 'utf8');
+  const kibibytes = (key: string): number | undefined => {
+    const match = new RegExp(`^${key}:\\s+(\\d+) kB$`, 'm').exec(status);
+    return match === null ? undefined : Number(match[1]) * 1024;
+  };
+  return { residentBytes: kibibytes('VmRSS') ?? fromNode.residentBytes, peakResidentBytes: kibibytes('VmHWM') ?? fromNode.peakResidentBytes };
+}
