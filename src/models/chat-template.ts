@@ -1,7 +1,7 @@
 /**
  * Chat templates: the Jinja program that a checkpoint carries, rendered with the variables that Hugging Face's
  * `apply_chat_template` gives it. A template is data from a stranger: it runs in the interpreter of @huggingface/jinja, which
- * reaches nothing outside; whatever it throws becomes a LoricaError.
+ * reaches nothing outside and brings `raise_exception` and `strftime_now`; whatever it throws becomes a LoricaError.
  */
 import { Template } from '@huggingface/jinja';
 import { LoricaError } from '../common/errors.js';
@@ -23,27 +23,10 @@ export interface ChatTemplate {
   render(messages: readonly ChatMessage[], options?: RenderOptions): string;
 }
 
-const MONTHS = ['January', 'February', 'March', 'April', 'May', 'June', 'July', 'August', 'September', 'October', 'November', 'December'];
-const DAYS = ['Sunday', 'Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday'];
-
-/** The directives of C's strftime that chat templates use; an unknown one stays as it is. Local time, English names. */
-export function formatTime(date: Date, format: string): string {
-  const two = (value: number): string => String(value).padStart(2, '0');
-  const month = MONTHS[date.getMonth()] as string;
-  const day = DAYS[date.getDay()] as string;
-  const values: Readonly<Record<string, string>> = {
-    Y: String(date.getFullYear()), y: two(date.getFullYear() % 100), m: two(date.getMonth() + 1), d: two(date.getDate()), e: String(date.getDate()).padStart(2),
-    H: two(date.getHours()), I: two(date.getHours() % 12 || 12), M: two(date.getMinutes()), S: two(date.getSeconds()), p: date.getHours() < 12 ? 'AM' : 'PM',
-    B: month, b: month.slice(0, 3), A: day, a: day.slice(0, 3), '%': '%',
-  };
-  return format.replace(/%([A-Za-z%])/g, (whole, directive: string) => values[directive] ?? whole);
-}
-
 /** Compiles a template. `tokens` are the texts of bos and eos, empty when the tokenizer has none. Throws MODEL_UNSUPPORTED when it can't be parsed. */
 export function compileChatTemplate(
   source: string,
   tokens: { readonly bosToken?: string; readonly eosToken?: string },
-  now: () => Date = () => new Date(),
 ): ChatTemplate {
   let template: Template;
   try {
@@ -54,23 +37,18 @@ export function compileChatTemplate(
   return {
     source,
     render(messages, options = {}) {
-      let refusal: string | undefined;
       try {
         return template.render({
           messages: messages.map(({ role, content }) => ({ role, content })),
           add_generation_prompt: options.addGenerationPrompt ?? false,
           bos_token: tokens.bosToken ?? '',
           eos_token: tokens.eosToken ?? '',
-          raise_exception: (message: unknown) => {
-            refusal = String(message);
-            throw new Error(refusal);
-          },
-          strftime_now: (format: unknown) => formatTime(now(), String(format)),
         });
       } catch (cause) {
-        throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `the model's chat template refuses these messages: ${refusal ?? (cause as Error).message}`, {
+        const why = (cause as Error).message;
+        throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `the model's chat template refuses these messages: ${why}`, {
           cause,
-          violations: [{ field: 'messages', description: refusal ?? (cause as Error).message }],
+          violations: [{ field: 'messages', description: why }],
         });
       }
     },

@@ -6,9 +6,10 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { LoricaError } from '../common/errors.js';
 import { DTYPES, elementCount, type DType, type TypedArray } from './dtype.js';
-import type { HostTensor } from './host-tensor.js';
+import { toFloat32, type HostTensor } from './host-tensor.js';
+import { readAsFloat32 } from './read-float32.js';
 
-export { toFloat32 } from './host-tensor.js';
+export { toFloat32 };
 export { encodeSafetensors, writeSafetensors } from './safetensors-write.js';
 
 /** A header may take at most this many bytes, the limit of the reference implementation. */
@@ -168,4 +169,16 @@ export function parseSafetensors(bytes: Uint8Array, label = 'the upload'): Map<s
     out.set(name, typed(copy, entry));
   }
   return out;
+}
+
+/** Reads one F32, F16, BF16 or F64 tensor as float32, by pieces that let the event loop run. */
+export async function readTensorFloat32(file: SafetensorsFile, name: string, handle: FileHandle): Promise<Float32Array> {
+  const entry = file.tensors.get(name);
+  if (entry === undefined) throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${file.path} has no tensor "${name}"`);
+  const stored = { offsetBytes: entry.offsetBytes, elements: elementCount(entry.shape), blockElements: 1, blockBytes: DTYPES[entry.dtype].bytes };
+  const convert = (bytes: Uint8Array, out: Float32Array): void => {
+    const data = new DTYPES[entry.dtype].array(bytes.buffer, bytes.byteOffset, out.length);
+    out.set(toFloat32({ dtype: entry.dtype, shape: [out.length], data }));
+  };
+  return readAsFloat32(handle, stored, convert, file.path);
 }

@@ -1,0 +1,147 @@
+/**
+ * A GGUF file of the `llama` architecture as a DecoderConfig and a WeightSource under Hugging Face's names. llama.cpp's
+ * converter reorders the rows of q and k for its interleaved rotary embedding; here they come back in the half-rotated
+ * order. A tensor or setting that no field of the config stands for is refused by name.
+ */
+import type { FileHandle } from 'node:fs/promises';
+import { LoricaError } from '../common/errors.js';
+import type { GgufFile, GgufTensorInfo, GgufValue } from '../tensor/gguf.js';
+import { readGgufFloat32 } from '../tensor/gguf-dequantize.js';
+import type { WeightSource } from './checkpoint.js';
+import { checkDecoderConfig } from './config-hf.js';
+import { weightShapes, type DecoderConfig, type RopeScaling } from './config.js';
+import { checkShapes } from './weight-check.js';
+
+const LAYER_NAMES: Readonly<Record<string, string>> = {
+  attn_norm: 'input_layernorm', attn_q: 'self_attn.q_proj', attn_k: 'self_attn.k_proj', attn_v: 'self_attn.v_proj', attn_output: 'self_attn.o_proj',
+  ffn_norm: 'post_attention_layernorm', ffn_gate: 'mlp.gate_proj', ffn_up: 'mlp.up_proj', ffn_down: 'mlp.down_proj',
+};
+const TOP_NAMES: Readonly<Record<string, string>> = {
+  'token_embd.weight': 'model.embed_tokens.weight', 'output_norm.weight': 'model.norm.weight', 'output.weight': 'lm_head.weight',
+};
+const ROPE_DIVISORS = 'rope_freqs.weight';
+
+function unsupported(path: string, what: string): LoricaError {
+  return new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${path}: unsupported ${what}`, { hint: 'Supported: GGUF files of the dense llama architecture.' });
+}
+
+/** Hugging Face's name of a GGUF tensor; undefined for one that the Llama family doesn't have. */
+export function hfName(name: string): string | undefined {
+  if (Object.hasOwn(TOP_NAMES, name)) return TOP_NAMES[name];
+  const match = /^blk\.(\d+)\.(\w+)\.(weight|bias)$/.exec(name);
+  const inner = match === null || !Object.hasOwn(LAYER_NAMES, match[2] as string) ? undefined : LAYER_NAMES[match[2] as string];
+  return inner === undefined ? undefined : `model.layers.${Number(match?.[1])}.${inner}.${match?.[3]}`;
+}
+
+/** Reads the config off the metadata. Throws MODEL_UNSUPPORTED naming the feature, CHECKPOINT_CORRUPT or INVALID_FIELD. */
+export async function readGgufConfig(gguf: GgufFile, file: FileHandle): Promise<DecoderConfig> {
+  const architecture = gguf.metadata.get('general.architecture');
+  if (architecture !== 'llama') throw unsupported(gguf.path, `architecture ${JSON.stringify(architecture ?? null)}`);
+  const read = (key: string): GgufValue | undefined => gguf.metadata.get(`llama.${key}`);
+  const number = (key: string, fallback?: number): number => {
+    const value = read(key) ?? fallback;
+    if (typeof value === 'number' && Number.isFinite(value) && value > 0 && value <= 2 ** 24) return value;
+    if (Array.isArray(value)) throw unsupported(gguf.path, `llama.${key} that differs from layer to layer`);
+    throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${gguf.path}: metadata llama.${key} is ${value === undefined ? 'missing' : String(value)}`);
+  };
+  if (((read('expert_count') as number | undefined) ?? 0) > 0) throw unsupported(gguf.path, 'mixture of experts (llama.expert_count)');
+  const heads = number('attention.head_count');
+  const hiddenSize = number('embedding_length');
+  const headDim = number('attention.key_length', number('rope.dimension_count', hiddenSize / heads));
+  for (const key of ['attention.value_length', 'rope.dimension_count']) {
+    if (number(key, headDim) !== headDim) throw unsupported(gguf.path, `llama.${key} ${number(key)} with heads of ${headDim}`);
+  }
+  const embedding = tensor(gguf, 'token_embd.weight');
+  const id = (name: string): number | undefined => {
+    const value = gguf.metadata.get(`tokenizer.ggml.${name}_token_id`);
+    return typeof value === 'number' ? value : undefined;
+  };
+  const bosTokenId = id('bos');
+  const maxPositionTokens = number('context_length');
+  const slidingWindowTokens = read('attention.sliding_window') === undefined ? undefined : number('attention.sliding_window');
+  const ropeScaling = await readRopeScaling(gguf, file, number);
+  const config: DecoderConfig = {
+    family: 'llama',
+    vocabSize: embedding.shape[0] as number,
+    hiddenSize,
+    intermediateSize: number('feed_forward_length'),
+    layers: number('block_count'),
+    heads,
+    kvHeads: number('attention.head_count_kv', heads),
+    headDim,
+    maxPositionTokens,
+    ropeTheta: number('rope.freq_base', 10000),
+    ...(ropeScaling && { ropeScaling }),
+    rmsNormEpsilon: number('attention.layer_norm_rms_epsilon'),
+    tieWordEmbeddings: !gguf.tensors.has('output.weight'),
+    attentionBias: gguf.tensors.has('blk.0.attn_q.bias'),
+    mlpBias: gguf.tensors.has('blk.0.ffn_gate.bias'),
+    ...(slidingWindowTokens !== undefined && slidingWindowTokens < maxPositionTokens && { slidingWindowTokens }),
+    ...(bosTokenId !== undefined && { bosTokenId }),
+    eosTokenIds: [...new Set([id('eos'), id('eot'), id('eom')].filter((value) => value !== undefined))],
+  };
+  checkDecoderConfig(config);
+  return config;
+}
+
+function tensor(gguf: GgufFile, name: string): GgufTensorInfo {
+  const info = gguf.tensors.get(name);
+  if (info === undefined) throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${gguf.path} has no tensor "${name}"`);
+  return info;
+}
+
+async function readRopeScaling(gguf: GgufFile, file: FileHandle, number: (key: string, fallback?: number) => number): Promise<RopeScaling | undefined> {
+  const divisors = gguf.tensors.get(ROPE_DIVISORS);
+  if (divisors !== undefined) return { kind: 'divisors', divisors: Array.from(await readGgufFloat32(file, divisors, gguf.path)) };
+  const type = gguf.metadata.get('llama.rope.scaling.type') ?? 'none';
+  if (type === 'linear') return { kind: 'linear', factor: number('rope.scaling.factor') };
+  if (type !== 'none') throw unsupported(gguf.path, `llama.rope.scaling.type ${JSON.stringify(type)}`);
+  const legacy = number('rope.scale_linear', 1);
+  return legacy === 1 ? undefined : { kind: 'linear', factor: legacy };
+}
+
+/**
+ * Undoes the reordering of a converter: row h·D + 2j + i of the file is row h·D + i·D/2 + j of [heads·D, columns].
+ * Biases are the case of one column.
+ */
+export function unpermuteRows(rows: Float32Array, heads: number, headDim: number): Float32Array {
+  const columns = rows.length / (heads * headDim);
+  const out = new Float32Array(rows.length);
+  for (let head = 0; head < heads; head++) {
+    for (let row = 0; row < headDim; row++) {
+      const from = (head * headDim + row) * columns;
+      const to = (head * headDim + (row & 1) * (headDim / 2) + (row >> 1)) * columns;
+      out.set(rows.subarray(from, from + columns), to);
+    }
+  }
+  return out;
+}
+
+/** The tensors of an open file. Throws CHECKPOINT_CORRUPT for a missing or misshapen one, MODEL_UNSUPPORTED for one too many. */
+export function ggufWeights(gguf: GgufFile, file: FileHandle, config: DecoderConfig): WeightSource {
+  const byName = new Map<string, GgufTensorInfo>();
+  for (const info of gguf.tensors.values()) {
+    if (info.name === ROPE_DIVISORS) continue;
+    const name = hfName(info.name);
+    if (name === undefined) throw unsupported(gguf.path, `tensor "${info.name}"`);
+    byName.set(name, info);
+  }
+  const shapes = weightShapes(config);
+  checkShapes(gguf.path, shapes, new Map([...byName].map(([name, info]) => [name, info.shape])));
+  const find = (name: string): GgufTensorInfo => {
+    const info = byName.get(name);
+    if (info === undefined) throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${gguf.path} has no tensor for "${name}"`);
+    return info;
+  };
+  return {
+    names: () => [...shapes.keys()],
+    shape: (name) => find(name).shape,
+    storedAs: (name) => find(name).type.name,
+    async float32(name) {
+      const values = await readGgufFloat32(file, find(name), gguf.path);
+      const projection = /\.(q|k)_proj\.(weight|bias)$/.exec(name)?.[1];
+      if (projection === undefined) return values;
+      return unpermuteRows(values, projection === 'q' ? config.heads : config.kvHeads, config.headDim);
+    },
+  };
+}

@@ -1,0 +1,90 @@
+/**
+ * GGML's storage types that we read, and their dequantization to float32 in the block layouts of ggml-common.h. The
+ * result is bit-equal to ggml's own.
+ */
+import type { FileHandle } from 'node:fs/promises';
+import { bfloat16ToFloat32, float16ToFloat32, float16Value } from './half.js';
+import type { GgufTensorInfo } from './gguf.js';
+import { elementCount } from './dtype.js';
+import { readAsFloat32 } from './read-float32.js';
+
+export interface GgmlType {
+  readonly code: number;
+  readonly name: 'F32' | 'F16' | 'BF16' | 'Q4_0' | 'Q4_1' | 'Q8_0';
+  readonly blockElements: number;
+  readonly blockBytes: number;
+}
+
+export const GGML_TYPES: readonly GgmlType[] = [
+  { code: 0, name: 'F32', blockElements: 1, blockBytes: 4 },
+  { code: 1, name: 'F16', blockElements: 1, blockBytes: 2 },
+  { code: 30, name: 'BF16', blockElements: 1, blockBytes: 2 },
+  { code: 2, name: 'Q4_0', blockElements: 32, blockBytes: 18 },
+  { code: 3, name: 'Q4_1', blockElements: 32, blockBytes: 20 },
+  { code: 8, name: 'Q8_0', blockElements: 32, blockBytes: 34 },
+];
+
+/** Dequantizes `bytes` (whole blocks, beginning 4-byte aligned) into `out`. */
+export function dequantize(type: GgmlType['name'], bytes: Uint8Array, out: Float32Array): void {
+  switch (type) {
+    case 'F32':
+      out.set(new Float32Array(bytes.buffer, bytes.byteOffset, out.length));
+      return;
+    case 'F16':
+      float16ToFloat32(new Uint16Array(bytes.buffer, bytes.byteOffset, out.length), out);
+      return;
+    case 'BF16':
+      bfloat16ToFloat32(new Uint16Array(bytes.buffer, bytes.byteOffset, out.length), out);
+      return;
+    case 'Q8_0':
+      return dequantizeQ8(bytes, out);
+    case 'Q4_0':
+      return dequantizeQ40(bytes, out);
+    case 'Q4_1':
+      return dequantizeQ41(bytes, out);
+  }
+}
+
+function half(bytes: Uint8Array, at: number): number {
+  return float16Value((bytes[at] as number) | ((bytes[at + 1] as number) << 8));
+}
+
+/** Block: float16 scale, 32 signed bytes. */
+function dequantizeQ8(bytes: Uint8Array, out: Float32Array): void {
+  for (let block = 0, to = 0; to < out.length; block += 34) {
+    const scale = half(bytes, block);
+    for (let i = block + 2; i < block + 34; i++) out[to++] = scale * (((bytes[i] as number) << 24) >> 24);
+  }
+}
+
+/** Block: float16 scale, 16 bytes: low nibbles are elements 0–15, high ones 16–31; value (nibble − 8) × scale. */
+function dequantizeQ40(bytes: Uint8Array, out: Float32Array): void {
+  for (let block = 0, to = 0; to < out.length; block += 18, to += 32) {
+    const scale = half(bytes, block);
+    for (let i = 0; i < 16; i++) {
+      const pair = bytes[block + 2 + i] as number;
+      out[to + i] = ((pair & 15) - 8) * scale;
+      out[to + 16 + i] = ((pair >> 4) - 8) * scale;
+    }
+  }
+}
+
+/** Block: float16 scale, float16 minimum, 16 bytes as in Q4_0; value nibble × scale + minimum, rounded after each operation as float32 does. */
+function dequantizeQ41(bytes: Uint8Array, out: Float32Array): void {
+  for (let block = 0, to = 0; to < out.length; block += 20, to += 32) {
+    const scale = half(bytes, block);
+    const minimum = half(bytes, block + 2);
+    for (let i = 0; i < 16; i++) {
+      const pair = bytes[block + 4 + i] as number;
+      out[to + i] = Math.fround((pair & 15) * scale) + minimum;
+      out[to + 16 + i] = Math.fround((pair >> 4) * scale) + minimum;
+    }
+  }
+}
+
+/** Reads a tensor from its open file as float32, row-major, in memory of its own. */
+export function readGgufFloat32(file: FileHandle, info: GgufTensorInfo, label: string): Promise<Float32Array> {
+  const { blockElements, blockBytes, name } = info.type;
+  const stored = { offsetBytes: info.offsetBytes, elements: elementCount(info.shape), blockElements, blockBytes };
+  return readAsFloat32(file, stored, (bytes, out) => dequantize(name, bytes, out), label);
+}
