@@ -24,7 +24,9 @@ function plain(params: readonly unknown[]): unknown[] {
 function connectionOf(driver: PGlite | Transaction): Connection {
   return {
     query: async (sql, params) => (await driver.query(sql, plain(params))).rows,
-    execute: async (script) => void (await driver.exec(script)),
+    execute: async (script) => {
+      await driver.exec(script);
+    },
   };
 }
 

@@ -9,11 +9,8 @@ const INT8_OID = 20;
 const POOL_SIZE = 10;
 const CONNECT_TIMEOUT_MS = 10_000;
 
-const types = {
-  getTypeParser(oid: number, format?: 'text' | 'binary'): (text: string) => unknown {
-    return oid === INT8_OID && format !== 'binary' ? Number : (pg.types.getTypeParser(oid, format) as (text: string) => unknown);
-  },
-};
+const overrides = new pg.TypeOverrides();
+overrides.setTypeParser(INT8_OID, Number);
 
 export class PostgresDatabase implements Database {
   readonly kind = 'postgres';
@@ -23,7 +20,7 @@ export class PostgresDatabase implements Database {
 
   /** `url` is a postgres:// connection string; its database is ours alone. */
   static async open(url: string): Promise<PostgresDatabase> {
-    const pool = new pg.Pool({ connectionString: url, max: POOL_SIZE, connectionTimeoutMillis: CONNECT_TIMEOUT_MS, application_name: 'lorica', types: types as pg.CustomTypesConfig });
+    const pool = new pg.Pool({ connectionString: url, max: POOL_SIZE, connectionTimeoutMillis: CONNECT_TIMEOUT_MS, application_name: 'lorica', types: overrides });
     // An idle connection that dies is replaced by the pool; the next statement reports a server that stays away.
     pool.on('error', () => undefined);
     try {
@@ -59,8 +56,10 @@ export class PostgresDatabase implements Database {
     try {
       await client.query('BEGIN');
       const tx = new OpenTransaction('postgres', {
-        query: async (sql, params) => (await client.query(sql, [...params])).rows,
-        execute: async (script) => void (await client.query(script)),
+        query: async (sql, params) => (await client.query<Record<string, unknown>>(sql, [...params])).rows,
+        execute: async (script) => {
+          await client.query(script);
+        },
       });
       const result = await fn(tx);
       // A statement that failed and was swallowed by fn has ended the transaction: COMMIT then rolls back without an error.
@@ -68,8 +67,8 @@ export class PostgresDatabase implements Database {
       if (ended.command !== 'COMMIT') throw new Error('a statement of the transaction failed: nothing was committed');
       return result;
     } catch (error) {
-      await client.query('ROLLBACK').catch((failure: Error) => {
-        broken = failure;
+      await client.query('ROLLBACK').catch((failure: unknown) => {
+        broken = failure as Error;
       });
       throw fromDriver(error);
     } finally {
