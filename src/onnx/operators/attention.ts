@@ -38,9 +38,9 @@ export interface GroupQueryInputs {
   readonly query?: Value;
   readonly key?: Value;
   readonly value?: Value;
-  /** [B,KV,slots,D]; bind present to the same buffers to update in place. */
-  readonly pastKey: Value;
-  readonly pastValue: Value;
+  /** [B,KV,slots,D]; bind present to the same buffers to update in place. Without them the past is empty. */
+  readonly pastKey?: Value;
+  readonly pastValue?: Value;
   /** int32 [B]: index of each row's last valid token after this call (its length minus one). */
   readonly seqlensK: Value;
   /** int32 []: the longest row's length after this call. */
@@ -72,18 +72,20 @@ export function groupQueryAttention(inputs: GroupQueryInputs, options: GroupQuer
   const query = inputs.qkv ?? inputs.query;
   if (query === undefined) return fail(operator, 'neither qkv nor query is given');
   const { key = null, value = null } = inputs.qkv === undefined ? inputs : {};
-  const { pastKey, pastValue, seqlensK, totalSequenceLength, cos = null, sin = null } = inputs;
+  const { pastKey = null, pastValue = null, seqlensK, totalSequenceLength, cos = null, sin = null } = inputs;
   const batch = dimAt(query, 0);
-  const headDim = pastKey.shape[3] ?? fail(operator, 'the past is not [B,KV,slots,D]', pastKey);
   check(query.shape.length === 3 && numHeads % kvNumHeads === 0, operator, `${numHeads} heads over ${kvNumHeads} key/value heads`, query);
   check((key === null) === (value === null) && (inputs.qkv !== undefined || key !== null), operator, 'key and value come together', query, key, value);
   const heads = key === null ? numHeads + 2 * kvNumHeads : numHeads;
-  check(query.shape[2] === multiplyDims(heads, headDim), operator, `the query is not ${heads} heads of ${headDim}`, query, pastKey);
+  const headDim = divideDims(dimAt(query, 2), heads) ?? fail(operator, `the query is not ${heads} heads`, query);
   if (key !== null && value !== null) {
     const expected: Dim[] = [batch, dimAt(query, 1), multiplyDims(kvNumHeads, headDim)];
     check(equalShapes(key.shape, expected) && equalShapes(value.shape, expected), operator, 'key and value are not [B,T,KV*D]', query, key, value);
   }
-  check(equalShapes(pastKey.shape, pastValue.shape) && pastKey.shape[0] === batch && pastKey.shape[1] === kvNumHeads, operator, 'the past is not [B,KV,slots,D]', query, pastKey, pastValue);
+  check((pastKey === null) === (pastValue === null), operator, 'pastKey and pastValue come together', pastKey, pastValue);
+  const slots = pastKey === null ? dimAt(query, 1) : pastKey.shape[2] ?? fail(operator, 'the past is not [B,KV,slots,D]', pastKey);
+  const present = { dtype: query.dtype, shape: [batch, kvNumHeads, slots, headDim] };
+  for (const past of [pastKey, pastValue]) check(past === null || equalShapes(past.shape, present.shape), operator, 'the past is not [B,KV,slots,D]', query, past);
   check(seqlensK.dtype === 'int32' && equalShapes(seqlensK.shape, [batch]), operator, 'seqlensK is not int32 [B]', query, seqlensK);
   check(totalSequenceLength.dtype === 'int32' && totalSequenceLength.shape.length === 0, operator, 'totalSequenceLength is not an int32 scalar', totalSequenceLength);
   check((cos === null) === (sin === null), operator, 'cos and sin come together', cos, sin);
@@ -96,7 +98,7 @@ export function groupQueryAttention(inputs: GroupQueryInputs, options: GroupQuer
   const [y, presentKey, presentValue] = query.graph.emit({
     operator, domain: 'com.microsoft', attributes,
     inputs: [query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, ...(cos === null ? [] : [cos, sin])],
-    outputs: [{ dtype: query.dtype, shape: [batch, dimAt(query, 1), multiplyDims(numHeads, headDim)] }, pastKey, pastValue],
+    outputs: [{ dtype: query.dtype, shape: [batch, dimAt(query, 1), multiplyDims(numHeads, headDim)] }, present, present],
   }) as [Value, Value, Value];
   return { y, presentKey, presentValue };
 }
