@@ -38,6 +38,8 @@ export interface Node {
   /** null: an optional output that nobody asked for. */
   readonly outputs: readonly (Value | null)[];
   readonly attributes: Readonly<Record<string, Attribute>>;
+  /** Symbolic arguments that some inputs hold at run time: where a Slice starts. Not serialized; gradient rules read them. */
+  readonly symbolic?: Readonly<Record<string, readonly Dim[]>>;
   /** Where it was built. */
   readonly origin: Origin;
 }
@@ -53,6 +55,7 @@ export interface NodeSpec {
   readonly inputs: readonly (Value | null)[];
   readonly outputs: readonly (OutputType | null)[];
   readonly attributes?: Readonly<Record<string, Attribute>>;
+  readonly symbolic?: Readonly<Record<string, readonly Dim[]>>;
   /** Kept when a node is copied into another graph. */
   readonly name?: string;
   readonly outputNames?: readonly string[];
@@ -170,7 +173,7 @@ export class Graph {
     const outputs: (Value | null)[] = [];
     const node: Node = {
       name, operator: spec.operator, domain: spec.domain ?? '', inputs: [...spec.inputs], outputs,
-      attributes: spec.attributes ?? {}, origin: spec.origin ?? new Origin(),
+      attributes: spec.attributes ?? {}, origin: spec.origin ?? new Origin(), ...(spec.symbolic === undefined ? {} : { symbolic: spec.symbolic }),
     };
     const several = spec.outputs.filter((type) => type !== null).length > 1;
     spec.outputs.forEach((type, i) => {

@@ -123,20 +123,39 @@ export function slice(x: Value, starts: readonly Dim[], ends: readonly Dim[], ax
   const normal = axes.map((axis) => axisOf('Slice', axis, x));
   check(new Set(normal).size === normal.length, 'Slice', `axes ${axes.join(',')} repeat`, x);
   const shape = [...x.shape];
-  normal.forEach((axis, i) => { shape[axis] = sliceLength(x, axis, canonical(starts[i] as Dim), canonical(ends[i] as Dim), by[i] as number); });
+  const from: Dim[] = [];
+  normal.forEach((axis, i) => {
+    const part = sliced(x, axis, canonical(starts[i] as Dim), canonical(ends[i] as Dim), by[i] as number);
+    shape[axis] = part.length;
+    from.push(part.from);
+  });
   const vectors = [dimensionVector(graph, starts.map(canonical), [x]), dimensionVector(graph, ends.map(canonical), [x])];
-  return one(graph, { operator: 'Slice', inputs: [x, ...vectors, int64s(graph, normal), int64s(graph, by)], output: { dtype: x.dtype, shape } });
+  return one(graph, {
+    operator: 'Slice', inputs: [x, ...vectors, int64s(graph, normal), int64s(graph, by)], output: { dtype: x.dtype, shape }, symbolic: { from },
+  });
 }
 
-function sliceLength(x: Value, axis: number, start: Dim, end: Dim, step: number): Dim {
+/** First index and number of elements of a slice along one axis. */
+function sliced(x: Value, axis: number, start: Dim, end: Dim, step: number): { from: Dim; length: Dim } {
   const dim = dimAt(x, axis);
   check(Number.isInteger(step) && step !== 0, 'Slice', `step ${step}`, x);
   const from = typeof start === 'number' && start < 0 ? addDims(dim, start) : start;
   const to = typeof end === 'number' && end < 0 ? addDims(dim, end) : end;
   if (typeof dim === 'number' && typeof from === 'number' && typeof to === 'number') {
     const clamp = (position: number): number => Math.min(Math.max(position, step > 0 ? 0 : -1), step > 0 ? dim : dim - 1);
-    return Math.max(0, Math.ceil((clamp(to) - clamp(from)) / step));
+    return { from: clamp(from), length: Math.max(0, Math.ceil((clamp(to) - clamp(from)) / step)) };
   }
   check(step === 1, 'Slice', `step ${step} on the symbolic dimension '${dim}'`, x);
-  return subtractDims(to === END ? dim : to, from);
+  return { from, length: subtractDims(to === END ? dim : to, from) };
+}
+
+/** x with `before` and `after` zeros added along `axis`. */
+export function pad(x: Value, axis: number, before: Dim, after: Dim): Value {
+  const normal = axisOf('Pad', axis, x);
+  if (before === 0 && after === 0) return x;
+  const pads = dimensionVector(x.graph, [before, after].map(canonical), [x]);
+  const shape = x.shape.map((dim, i) => (i === normal ? addDims(dim, addDims(before, after)) : dim));
+  return one(x.graph, {
+    operator: 'Pad', inputs: [x, pads, x.graph.constant(0, x.dtype), int64s(x.graph, [normal])], output: { dtype: x.dtype, shape }, symbolic: { before: [before] },
+  });
 }
