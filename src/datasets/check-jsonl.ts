@@ -1,0 +1,171 @@
+/**
+ * Reads a JSON Lines file once, in bounded memory, and says everything about it: all errors and warnings with their lines, and statistics.
+ * Invariant: `rows` counts valid rows; a report without errors means that every non-blank line became an example, all of one kind.
+ */
+import { createHash } from 'node:crypto';
+import type { DatasetStatistics, Example, ExampleKind, Finding, Report } from './dataset.js';
+import { LineSplitter, MAX_LINE_BYTES, type Line } from './lines.js';
+import { parseRow, textOf } from './row.js';
+
+/** Findings of each severity that a report keeps; later ones are only counted. */
+export const MAX_FINDINGS = 200;
+const MAX_LABELS = 1_000;
+/** Rows whose repetition is looked for; beyond them no duplicates are reported. */
+const MAX_REMEMBERED_ROWS = 1_000_000;
+const CR = 0x0d;
+
+export interface CheckedLine {
+  /** From 1; 0 for what concerns the file as a whole. */
+  readonly line: number;
+  readonly findings: readonly Finding[];
+  readonly example?: Example;
+}
+
+type Find = (severity: Finding['severity'], path: string, message: string) => void;
+
+export class JsonlCheck {
+  private readonly lines = new LineSplitter();
+  private readonly hash = createHash('sha256');
+  private readonly decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+  private readonly seen = new Map<string, number>();
+  private readonly labels = new Map<string, number>();
+  private readonly kept: Finding[] = [];
+  private readonly counts = { error: 0, warning: 0 };
+  private kind: ExampleKind | undefined;
+  private kindLine = 0;
+  private carriageReturns = false;
+  private bytes = 0;
+  private rows = 0;
+  private duplicates = 0;
+  private characters = 0;
+  private longest = 0;
+
+  /** Takes the next bytes in; says what each line that ends in them is. */
+  push(piece: Uint8Array): CheckedLine[] {
+    this.hash.update(piece);
+    this.bytes += piece.length;
+    return Array.from(this.lines.push(piece), (line) => this.checked(line));
+  }
+
+  /** To be called after the last piece: a last line without LF, and a file without rows. */
+  end(): CheckedLine[] {
+    const last = Array.from(this.lines.end(), (line) => this.checked(line));
+    if (this.rows > 0 || this.counts.error > 0) return last;
+    const findings: Finding[] = [{ severity: 'error', line: 0, path: '$', message: 'the file has no rows' }];
+    this.note(findings);
+    return [...last, { line: 0, findings }];
+  }
+
+  /** The outcome so far; final after end. Once only. */
+  report(): Report {
+    const statistics: DatasetStatistics = {
+      rows: this.rows,
+      bytes: this.bytes,
+      duplicateRows: this.duplicates,
+      characters: this.characters,
+      longestRowCharacters: this.longest,
+      labels: Object.fromEntries(this.labels),
+    };
+    return {
+      ...(this.kind === undefined ? {} : { kind: this.kind }),
+      statistics,
+      errorCount: this.counts.error,
+      warningCount: this.counts.warning,
+      findings: this.kept,
+      sha256: this.hash.digest('hex'),
+    };
+  }
+
+  private checked(line: Line): CheckedLine {
+    const findings: Finding[] = [];
+    const example = this.line(line, (severity, path, message) => findings.push({ severity, line: line.number, path, message }));
+    this.note(findings);
+    return { line: line.number, findings, ...(example === undefined ? {} : { example }) };
+  }
+
+  private note(findings: readonly Finding[]): void {
+    for (const finding of findings) {
+      this.counts[finding.severity] += 1;
+      if (this.counts[finding.severity] <= MAX_FINDINGS) this.kept.push(finding);
+    }
+  }
+
+  private line(line: Line, find: Find): Example | undefined {
+    if (line.tooLong) {
+      find('error', '$', `is longer than ${MAX_LINE_BYTES} bytes`);
+      return undefined;
+    }
+    let text: string;
+    try {
+      text = this.decoder.decode(line.bytes.at(-1) === CR ? line.bytes.subarray(0, -1) : line.bytes);
+    } catch {
+      find('error', '$', 'is not valid UTF-8');
+      return undefined;
+    }
+    if (line.bytes.at(-1) === CR && !this.carriageReturns) {
+      this.carriageReturns = true;
+      find('warning', '$', 'lines end with CR LF; the CR is ignored');
+    }
+    if (line.number === 1 && text.startsWith('\ufeff')) {
+      text = text.slice(1);
+      find('warning', '$', 'the file begins with a byte order mark, which is ignored');
+    }
+    if (text.trim() === '') {
+      find('warning', '$', 'is blank and ignored');
+      return undefined;
+    }
+    const row = parseRow(text);
+    if ('errors' in row) {
+      for (const error of row.errors) find('error', error.path, error.message);
+      return undefined;
+    }
+    return this.row(row.example, line.number, find);
+  }
+
+  private row(example: Example, line: number, find: Find): Example | undefined {
+    if (this.kind === undefined) {
+      this.kind = example.kind;
+      this.kindLine = line;
+    }
+    if (example.kind !== this.kind) {
+      find('error', '$', `is a ${example.kind} row, line ${this.kindLine} is a ${this.kind} row: a dataset has one kind`);
+      return undefined;
+    }
+    const texts = textOf(example);
+    const characters = texts.reduce((sum, part) => sum + characterCount(part), 0);
+    this.rows += 1;
+    this.characters += characters;
+    this.longest = Math.max(this.longest, characters);
+    if (example.kind === 'label' && (this.labels.has(example.label) || this.labels.size < MAX_LABELS)) {
+      this.labels.set(example.label, (this.labels.get(example.label) ?? 0) + 1);
+    }
+    // 96 bits tell a million rows apart.
+    const identity = createHash('sha256').update(JSON.stringify(texts)).digest('base64url').slice(0, 16);
+    const first = this.seen.get(identity);
+    if (first !== undefined) {
+      this.duplicates += 1;
+      find('warning', '$', `repeats line ${first}`);
+    } else if (this.seen.size < MAX_REMEMBERED_ROWS) this.seen.set(identity, line);
+    return example;
+  }
+}
+
+/** Unicode characters (code points), which a surrogate pair in UTF-16 is one of. */
+function characterCount(text: string): number {
+  let count = text.length;
+  for (let at = 0; at < text.length; at += 1) if ((text.charCodeAt(at) & 0xfc00) === 0xdc00) count -= 1;
+  return count;
+}
+
+/** What each line is, in order; `check` holds the report afterwards. */
+export async function* readJsonl(chunks: AsyncIterable<Uint8Array>, check: JsonlCheck): AsyncGenerator<CheckedLine> {
+  for await (const chunk of chunks) yield* check.push(chunk);
+  yield* check.end();
+}
+
+/** Findings as they are met, all of them, then the report. Stores nothing. */
+export async function* checkJsonl(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Finding | Report> {
+  const check = new JsonlCheck();
+  for await (const { findings } of readJsonl(chunks, check)) yield* findings;
+  yield check.report();
+}

@@ -1,0 +1,5 @@
+/** Datasets: uploaded once, validated whole, read as examples. */
+export type { Dataset, DatasetMessage, DatasetStatistics, Example, ExampleKind, Finding, Report } from './dataset.js';
+export { checkJsonl, MAX_FINDINGS } from './check-jsonl.js';
+export { MAX_LINE_BYTES } from './lines.js';
+export { datasetName, DatasetStore, type UploadOptions } from './dataset-store.js';
