@@ -1,14 +1,14 @@
 /** Opens a checkpoint: decides what lies at the path, reads all but the weights, and checks that the parts fit together. */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { LoricaError } from '../common/errors.js';
 import { readGgufHeader } from '../tensor/gguf.js';
-import { openForReading } from '../tensor/safetensors.js';
+import { openForReading } from '../tensor/file-range.js';
 import { compileChatTemplate, type ChatTemplate } from './chat-template.js';
-import type { Checkpoint, OpenOptions } from './checkpoint.js';
+import type { Checkpoint, OpenOptions } from './checkpoint-types.js';
 import { parseHfConfig, type DecoderConfig } from './config.js';
+import { sha256File } from './file-digest.js';
 import { ggufWeights, readGgufConfig } from './gguf-model.js';
 import { openHfWeights, readHfFolder, type HfFolder } from './hf-folder.js';
 import { createTokenizer, type Tokenizer } from './tokenizer.js';
@@ -118,13 +118,6 @@ function checkVocabulary(path: string, config: DecoderConfig, tokenizer: Tokeniz
 function chatTemplate(source: string, tokenizer: Tokenizer): ChatTemplate {
   const text = (id: number | undefined): string => (id === undefined ? '' : (tokenizer.token(id) ?? ''));
   return compileChatTemplate(source, { bosToken: text(tokenizer.bosTokenId), eosToken: text(tokenizer.eosTokenIds[0]) });
-}
-
-/** Hex sha256 of a file, read by pieces. */
-export async function sha256File(path: string, signal?: AbortSignal): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, ...(signal && { signal }) })) hash.update(chunk as Buffer);
-  return hash.digest('hex');
 }
 
 async function folderDigest(folder: HfFolder): Promise<string> {

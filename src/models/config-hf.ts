@@ -3,7 +3,7 @@
  * MistralConfig); a field whose value changes the computation in a way the graphs don't know is refused by name.
  */
 import { invalidFields, LoricaError, type FieldViolation } from '../common/errors.js';
-import type { DecoderConfig, RopeScaling } from './config.js';
+import type { DecoderConfig, RopeScaling } from './config-decoder.js';
 
 type Json = Record<string, unknown>;
 

@@ -1,5 +1,5 @@
 /** Rotary position tables (RoFormer, arXiv 2104.09864) in the half-rotated layout of Hugging Face, with the scalings a config can name. */
-import type { DecoderConfig, RopeScaling } from './config.js';
+import type { DecoderConfig, RopeScaling } from './config-decoder.js';
 
 /**
  * cos and sin of position × frequency, each [positions, headDim/2] row-major. Frequencies and angles are rounded to float32 as

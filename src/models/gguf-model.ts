@@ -7,7 +7,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { LoricaError } from '../common/errors.js';
 import type { GgufFile, GgufTensorInfo, GgufValue } from '../tensor/gguf.js';
 import { readGgufFloat32 } from '../tensor/gguf-dequantize.js';
-import type { WeightSource } from './checkpoint.js';
+import type { WeightSource } from './checkpoint-types.js';
 import { checkDecoderConfig } from './config-hf.js';
 import { weightShapes, type DecoderConfig, type RopeScaling } from './config.js';
 import { checkShapes } from './weight-check.js';
@@ -28,9 +28,8 @@ function unsupported(path: string, what: string): LoricaError {
 /** Hugging Face's name of a GGUF tensor; undefined for one that the Llama family doesn't have. */
 export function hfName(name: string): string | undefined {
   if (Object.hasOwn(TOP_NAMES, name)) return TOP_NAMES[name];
-  const match = /^blk\.(\d+)\.(\w+)\.(weight|bias)$/.exec(name);
-  const inner = match === null || !Object.hasOwn(LAYER_NAMES, match[2] as string) ? undefined : LAYER_NAMES[match[2] as string];
-  return inner === undefined ? undefined : `model.layers.${Number(match?.[1])}.${inner}.${match?.[3]}`;
+  const [, layer = '', part = '', kind = ''] = /^blk\.(\d+)\.(\w+)\.(weight|bias)$/.exec(name) ?? [];
+  return Object.hasOwn(LAYER_NAMES, part) ? `model.layers.${Number(layer)}.${LAYER_NAMES[part] as string}.${kind}` : undefined;
 }
 
 /** Reads the config off the metadata. Throws MODEL_UNSUPPORTED naming the feature, CHECKPOINT_CORRUPT or INVALID_FIELD. */

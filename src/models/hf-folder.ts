@@ -7,7 +7,7 @@ import { open, readFile, stat, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoricaError } from '../common/errors.js';
 import { readSafetensorsHeader, readTensorFloat32, type SafetensorsEntry, type SafetensorsFile } from '../tensor/safetensors.js';
-import type { WeightSource } from './checkpoint.js';
+import type { WeightSource } from './checkpoint-types.js';
 import { weightShapes, type DecoderConfig } from './config.js';
 import { checkShapes } from './weight-check.js';
 
@@ -118,7 +118,7 @@ async function readShards(path: string, files: string[]): Promise<SafetensorsFil
 }
 
 /** Opens the shards. Throws as `checkShapes`, and MODEL_UNSUPPORTED for a dtype that isn't floating point. */
-export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Promise<{ weights: WeightSource; close(): Promise<void> }> {
+export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Promise<{ weights: WeightSource; close: () => Promise<void> }> {
   const found = new Map<string, { readonly file: SafetensorsFile; readonly entry: SafetensorsEntry }>();
   for (const file of folder.shards) {
     for (const [name, entry] of file.tensors) {

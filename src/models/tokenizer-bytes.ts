@@ -2,7 +2,7 @@
  * The bytes of every token, and UTF-8 text from them piece by piece. Text leaves only in whole characters: bytes of an
  * incomplete one wait for the next token. No cleaning up of spaces: the bytes are the text.
  */
-import type { DecodeOptions, IncrementalDecoder } from './tokenizer.js';
+import type { DecodeOptions, IncrementalDecoder } from './tokenizer-types.js';
 import type { TokenizerSpec } from './tokenizer-spec.js';
 
 /** Byte of every character of GPT-2's byte-level alphabet: printable bytes stand for themselves, the others are moved up from 256. */

@@ -1,9 +1,17 @@
 /** Makes the Tokenizer of a checkpoint out of a tokenizer.json and the ids that its config names. */
 import { createHash } from 'node:crypto';
-import { Tokenizer as Encoder } from '@huggingface/tokenizers';
+import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
 import { incrementalDecoder, TokenBytes } from './tokenizer-bytes.js';
 import { parseTokenizerSpec, tokenizerError, type TokenizerSpec } from './tokenizer-spec.js';
-import type { Tokenizer } from './tokenizer.js';
+import type { Tokenizer } from './tokenizer-types.js';
+
+/** What we use of the library; its own declarations don't resolve under Node's module rules. */
+interface Encoder {
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[] };
+  id_to_token(id: number): string | undefined;
+  token_to_id(token: string): number | undefined;
+}
+const Encoder = LibraryTokenizer as unknown as new (json: object, config: object) => Encoder;
 
 export interface TokenizerSource {
   /** A parsed tokenizer.json. */
@@ -33,7 +41,7 @@ export function createTokenizer(source: TokenizerSource): Tokenizer {
       const chosen = options.parseSpecial === false ? (plain ??= encoder(spec, false, source.label)) : parsing;
       const encoded = chosen.encode(text, { add_special_tokens: options.addSpecialTokens ?? false });
       // The library leaves a hole for text that the vocabulary can't express and that has no unknown token; so does the reference.
-      return encoded.ids.filter((id: number | undefined) => id !== undefined);
+      return encoded.ids.filter((id) => id !== undefined);
     },
     decode(tokenIds, options = {}) {
       const decoder = incrementalDecoder(bytes, options);

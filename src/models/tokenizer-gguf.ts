@@ -45,7 +45,7 @@ function list(metadata: Metadata, name: string, type: 'number', label: string): 
 function list(metadata: Metadata, name: string, type: 'string' | 'number', label: string): readonly unknown[] {
   const value = metadata.get(`tokenizer.ggml.${name}`);
   if (!Array.isArray(value) || !value.every((item) => typeof item === type)) throw tokenizerError(label, `tokenizer.ggml.${name} is no list of ${type}s`);
-  return value;
+  return value as readonly unknown[];
 }
 
 /** Id by token; of two equal tokens the first counts, as in llama.cpp's lookups by text of a converter's padding tokens. */

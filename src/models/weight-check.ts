@@ -11,10 +11,12 @@ function some(names: readonly string[]): string {
 export function checkShapes(path: string, expected: Shapes, found: Shapes): void {
   const missing = [...expected.keys()].filter((name) => !found.has(name));
   if (missing.length > 0) throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${path} lacks ${missing.length} tensors of its config: ${some(missing)}`);
-  const wrong = [...expected].filter(([name, shape]) => found.get(name)?.join() !== shape.join());
+  const wrong = [...expected].flatMap(([name, shape]) => {
+    const is = (found.get(name) ?? []).join();
+    return is === shape.join() ? [] : [`${name} is [${is}] and should be [${shape.join()}]`];
+  });
   if (wrong.length > 0) {
-    const text = wrong.map(([name, shape]) => `${name} is [${found.get(name)?.join()}] and should be [${shape.join()}]`);
-    throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${path} disagrees with its config: ${some(text)}`);
+    throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${path} disagrees with its config: ${some(wrong)}`);
   }
   const extra = [...found.keys()].filter((name) => !expected.has(name));
   if (extra.length > 0) {

@@ -1,28 +1,12 @@
 /**
- * GGML's storage types that we read, and their dequantization to float32 in the block layouts of ggml-common.h. The
+ * Dequantization of GGML's storage types to float32 in the block layouts of ggml-common.h. The
  * result is bit-equal to ggml's own.
  */
 import type { FileHandle } from 'node:fs/promises';
 import { bfloat16ToFloat32, float16ToFloat32, float16Value } from './half.js';
-import type { GgufTensorInfo } from './gguf.js';
 import { elementCount } from './dtype.js';
+import type { GgmlType, GgufTensorInfo } from './gguf-types.js';
 import { readAsFloat32 } from './read-float32.js';
-
-export interface GgmlType {
-  readonly code: number;
-  readonly name: 'F32' | 'F16' | 'BF16' | 'Q4_0' | 'Q4_1' | 'Q8_0';
-  readonly blockElements: number;
-  readonly blockBytes: number;
-}
-
-export const GGML_TYPES: readonly GgmlType[] = [
-  { code: 0, name: 'F32', blockElements: 1, blockBytes: 4 },
-  { code: 1, name: 'F16', blockElements: 1, blockBytes: 2 },
-  { code: 30, name: 'BF16', blockElements: 1, blockBytes: 2 },
-  { code: 2, name: 'Q4_0', blockElements: 32, blockBytes: 18 },
-  { code: 3, name: 'Q4_1', blockElements: 32, blockBytes: 20 },
-  { code: 8, name: 'Q8_0', blockElements: 32, blockBytes: 34 },
-];
 
 /** Dequantizes `bytes` (whole blocks, beginning 4-byte aligned) into `out`. */
 export function dequantize(type: GgmlType['name'], bytes: Uint8Array, out: Float32Array): void {
@@ -37,11 +21,11 @@ export function dequantize(type: GgmlType['name'], bytes: Uint8Array, out: Float
       bfloat16ToFloat32(new Uint16Array(bytes.buffer, bytes.byteOffset, out.length), out);
       return;
     case 'Q8_0':
-      return dequantizeQ8(bytes, out);
+      { dequantizeQ8(bytes, out); return; }
     case 'Q4_0':
-      return dequantizeQ40(bytes, out);
+      { dequantizeQ40(bytes, out); return; }
     case 'Q4_1':
-      return dequantizeQ41(bytes, out);
+      { dequantizeQ41(bytes, out); return; }
   }
 }
 

@@ -5,20 +5,10 @@
  */
 import type { FileHandle } from 'node:fs/promises';
 import { LoricaError } from '../common/errors.js';
-import { GGML_TYPES, type GgmlType } from './gguf-dequantize.js';
-import { openForReading, readRange } from './safetensors.js';
+import { openForReading, readRange } from './file-range.js';
+import { GGML_TYPES, type GgufTensorInfo, type GgufValue } from './gguf-types.js';
 
-export type GgufValue = number | bigint | boolean | string | readonly GgufValue[];
-
-export interface GgufTensorInfo {
-  readonly name: string;
-  /** Row-major, outermost dimension first. */
-  readonly shape: readonly number[];
-  readonly type: GgmlType;
-  /** Offset from the start of the file. */
-  readonly offsetBytes: number;
-  readonly lengthBytes: number;
-}
+export type { GgmlType, GgufTensorInfo, GgufValue } from './gguf-types.js';
 
 export interface GgufFile {
   readonly path: string;

@@ -53,7 +53,7 @@ export function toFloat16Bits(value: number): number {
   if (magnitude >= 0x47800000) return sign | 0x7c00;
   if (magnitude < 0x38800000) {
     // Subnormal or zero: the unit is 2^-24, and scaling by a power of two is exact, so one rounding remains.
-    const units = Math.abs(wordOf[0] as number) * 2 ** 24;
+    const units = Math.abs(wordOf[0]) * 2 ** 24;
     const floor = Math.floor(units);
     const rest = units - floor;
     return sign | (rest > 0.5 || (rest === 0.5 && (floor & 1) === 1) ? floor + 1 : floor);

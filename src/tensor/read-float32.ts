@@ -3,7 +3,7 @@
  * millisecond of conversion, so that generation goes on while a model loads.
  */
 import type { FileHandle } from 'node:fs/promises';
-import { readRange } from './safetensors.js';
+import { readRange } from './file-range.js';
 
 /** Elements converted at a time; a multiple of every quantization block. */
 const PIECE_ELEMENTS = 1 << 20;

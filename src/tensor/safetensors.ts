@@ -3,9 +3,10 @@
  * A header is believed only after every length, offset, overlap, gap, dtype and shape in it has been checked against the size
  * of the file; tensors are then read by range, one at a time. Nothing here executes or unpickles anything.
  */
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { LoricaError } from '../common/errors.js';
 import { DTYPES, elementCount, type DType, type TypedArray } from './dtype.js';
+import { openForReading, readRange } from './file-range.js';
 import { toFloat32, type HostTensor } from './host-tensor.js';
 import { readAsFloat32 } from './read-float32.js';
 
@@ -66,11 +67,11 @@ function parseEntry(name: string, value: unknown, dataStart: number, label: stri
   if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isCount)) throw fail('its shape is not a list of sizes');
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) throw fail('its data_offsets are not two offsets');
   const [begin, end] = offsets as [number, number];
-  const lengthBytes = elementCount(shape as number[]) * DTYPES[dtype].bytes;
+  const lengthBytes = elementCount(shape) * DTYPES[dtype].bytes;
   if (!Number.isSafeInteger(lengthBytes) || end - begin !== lengthBytes) {
     throw fail(`data_offsets span ${end - begin} bytes, ${String(storedAs)} [${shape.join(',')}] needs ${lengthBytes}`);
   }
-  return { dtype, storedAs: storedAs as string, shape: shape as number[], offsetBytes: dataStart + begin, lengthBytes };
+  return { dtype, storedAs: storedAs as string, shape: shape, offsetBytes: dataStart + begin, lengthBytes };
 }
 
 function parseHeader(json: Uint8Array, fileBytes: number, label: string): SafetensorsHeader {
@@ -83,7 +84,7 @@ function parseHeader(json: Uint8Array, fileBytes: number, label: string): Safete
   if (typeof header !== 'object' || header === null || Array.isArray(header)) throw corrupt(label, 'the header is not a JSON object');
   const tensors = new Map<string, SafetensorsEntry>();
   let metadata: Record<string, string> = {};
-  for (const [name, value] of Object.entries(header)) {
+  for (const [name, value] of Object.entries(header as Record<string, unknown>)) {
     if (name !== '__metadata__') {
       tensors.set(name, parseEntry(name, value, 8 + json.length, label));
       continue;
@@ -102,32 +103,6 @@ function parseHeader(json: Uint8Array, fileBytes: number, label: string): Safete
   }
   if (at !== fileBytes) throw corrupt(label, `${fileBytes - at} bytes after the last tensor`);
   return { tensors, metadata };
-}
-
-/** Bytes `[offset, offset+length)` of an open file; throws CHECKPOINT_CORRUPT when the file ends before. */
-export async function readRange(file: FileHandle, offset: number, length: number, label: string): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = new Uint8Array(length);
-  for (let done = 0; done < length; ) {
-    const { bytesRead } = await file.read(bytes, done, length - done, offset + done);
-    if (bytesRead === 0) {
-      throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${label} ends at byte ${offset + done}, ${length - done} bytes early`);
-    }
-    done += bytesRead;
-  }
-  return bytes;
-}
-
-/** Opens a checkpoint file for reading; a missing one is CHECKPOINT_MISSING. The caller closes it. */
-export async function openForReading(path: string): Promise<FileHandle> {
-  try {
-    return await open(path, 'r');
-  } catch (cause) {
-    const code = (cause as NodeJS.ErrnoException).code;
-    if (code === 'ENOENT' || code === 'ENOTDIR') {
-      throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${path} does not exist`, { cause });
-    }
-    throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `${path} can't be read: ${code ?? String(cause)}`, { cause });
-  }
 }
 
 /** Reads and validates the header of the file at `path`. Throws CHECKPOINT_MISSING or CHECKPOINT_CORRUPT. */

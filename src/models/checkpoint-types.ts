@@ -1,0 +1,37 @@
+/**
+ * A base model as it lies on disk, opened and checked: config, weights, tokenizer and chat template agree with each other, or
+ * `openCheckpoint` throws. Weights are read one tensor at a time, on demand; nothing is converted before it is asked for.
+ */
+import type { ChatTemplate } from './chat-template.js';
+import type { DecoderConfig } from './config.js';
+import type { Tokenizer } from './tokenizer-types.js';
+
+export interface WeightSource {
+  /** Hugging Face names, exactly those of `weightShapes(config)`. */
+  names(): string[];
+  /** Linear weights are [out, in]. */
+  shape(name: string): readonly number[];
+  /** As the file spells it: F32, F16, BF16, Q8_0, Q4_0, Q4_1. */
+  storedAs(name: string): string;
+  /** The tensor dequantized, in memory of its own; long work is cut into pieces that let the event loop run. */
+  float32(name: string): Promise<Float32Array>;
+}
+
+export interface Checkpoint {
+  readonly id: string;
+  readonly config: DecoderConfig;
+  readonly weights: WeightSource;
+  readonly tokenizer: Tokenizer;
+  readonly chatTemplate: ChatTemplate | undefined;
+  /** `sha256:…` of the file (GGUF), or of the sorted list of its files' digests (folder). */
+  readonly digest: string;
+  readonly path: string;
+  close: () => Promise<void>;
+}
+
+export interface OpenOptions {
+  /** Defaults to the name of the file or folder. */
+  readonly id?: string;
+  /** `sha256:…` known from a verified download; saves hashing the files again. */
+  readonly knownDigest?: string;
+}
