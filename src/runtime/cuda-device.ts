@@ -94,7 +94,10 @@ export class CudaDevice implements Device {
   }
 
   async copy(from: Tensor, to: Tensor): Promise<void> {
-    if (from.where === 'host' && to.where === 'host') return copyOnHost(from, to);
+    if (from.where === 'host' && to.where === 'host') {
+      copyOnHost(from, to);
+      return;
+    }
     if (from.byteLength === 0) return;
     const before = this.turn;
     let finish = (): void => {};

@@ -77,7 +77,7 @@ export function loadLibrary(libraryPath: string | undefined): Library {
   }
   let getBase: () => bigint;
   try {
-    getBase = handle.func('OrtGetApiBase', 'void *', []) as unknown as () => bigint;
+    getBase = handle.func('OrtGetApiBase', 'void *', []);
   } catch (error) {
     throw unavailable(`${path} is not an ONNX Runtime library`, hint, error);
   }

@@ -4,7 +4,7 @@ import { LoricaError } from '../common/errors.js';
 import { DTYPES, type DType } from '../tensor/dtype.js';
 import type { Environment } from './environment.js';
 import type { Api } from './library.js';
-import { call, create } from './status.js';
+import { call, create, readNumber } from './status.js';
 import type { ValueInfo } from './types.js';
 
 const BY_CODE: ReadonlyMap<number, DType> = new Map(Object.entries(DTYPES).map(([name, { onnx }]) => [onnx, name as DType]));
@@ -25,16 +25,16 @@ export function takeString(environment: Environment, pointer: bigint): string {
 
 /** Element type and dimensions (-1 where not fixed) of an OrtTensorTypeAndShapeInfo. */
 export function readTensorInfo(api: Api, info: bigint, what: string): { dtype: DType; dims: number[] } {
-  const rank = Number(create<number>(api, 'GetDimensionsCount', info));
+  const rank = readNumber(api, 'GetDimensionsCount', info);
   const dims = new BigInt64Array(rank + 1);
   call(api, 'GetDimensions', info, dims, rank);
-  return { dtype: dtypeOf(create<number>(api, 'GetTensorElementType', info), what), dims: Array.from(dims.subarray(0, rank), Number) };
+  return { dtype: dtypeOf(readNumber(api, 'GetTensorElementType', info), what), dims: Array.from(dims.subarray(0, rank), Number) };
 }
 
 function valueInfo(environment: Environment, name: string, typeInfo: bigint): ValueInfo {
   const { api } = environment;
   try {
-    const info = create<bigint | null>(api, 'CastTypeInfoToTensorInfo', typeInfo);
+    const info = create(api, 'CastTypeInfoToTensorInfo', typeInfo) as bigint | null;
     if (info === null) throw new LoricaError('INVALID_ARGUMENT', 'GRAPH_INVALID', `${name} is not a tensor`);
     const { dtype, dims } = readTensorInfo(api, info, name);
     const symbols = new BigUint64Array(dims.length + 1);
@@ -48,7 +48,7 @@ function valueInfo(environment: Environment, name: string, typeInfo: bigint): Va
 
 export function readInputs(environment: Environment, session: bigint): ValueInfo[] {
   const { api } = environment;
-  return Array.from({ length: Number(create<number>(api, 'SessionGetInputCount', session)) }, (_, i) => {
+  return Array.from({ length: readNumber(api, 'SessionGetInputCount', session) }, (_, i) => {
     const name = takeString(environment, create(api, 'SessionGetInputName', session, i, environment.defaultAllocator));
     return valueInfo(environment, name, create(api, 'SessionGetInputTypeInfo', session, i));
   });
@@ -56,7 +56,7 @@ export function readInputs(environment: Environment, session: bigint): ValueInfo
 
 export function readOutputs(environment: Environment, session: bigint): ValueInfo[] {
   const { api } = environment;
-  return Array.from({ length: Number(create<number>(api, 'SessionGetOutputCount', session)) }, (_, i) => {
+  return Array.from({ length: readNumber(api, 'SessionGetOutputCount', session) }, (_, i) => {
     const name = takeString(environment, create(api, 'SessionGetOutputName', session, i, environment.defaultAllocator));
     return valueInfo(environment, name, create(api, 'SessionGetOutputTypeInfo', session, i));
   });

@@ -43,7 +43,10 @@ export class RunQueue {
       const line = lane === 'generation' ? this.generation : this.others;
       const onAbort = signal === undefined ? undefined : (): void => {
         const at = line.indexOf(entry);
-        if (at < 0) return job.cancel();
+        if (at < 0) {
+          job.cancel();
+          return;
+        }
         line.splice(at, 1);
         reject(cancelled(what, signal.reason));
       };

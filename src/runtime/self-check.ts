@@ -20,13 +20,14 @@ const BY_ENVIRONMENT: readonly FunctionName[] = ['CreateThreadingOptions', 'SetG
 
 /** The same functions, noting the name of every one that is called. */
 function noting(api: Api, called: Set<string>): Api {
-  return Object.fromEntries(Object.entries(api).map(([name, native]) => {
-    const noted = (...values: unknown[]): unknown => {
+  const noted = Object.entries(api).map(([name, native]): [string, NativeFunction] => {
+    const call = (...values: unknown[]): unknown => {
       called.add(name);
       return native(...values);
     };
-    return [name, Object.assign(noted, { async: native.async }) as NativeFunction];
-  })) as Api;
+    return [name, Object.assign(call, { async: (...values: unknown[]) => { native.async(...values); } })];
+  });
+  return Object.fromEntries(noted) as Api;
 }
 
 /** CUDA's functions exist in every build; without CUDA they answer with a status that says so. */

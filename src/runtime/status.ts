@@ -24,11 +24,18 @@ export function call(api: Api, name: FunctionName, ...values: unknown[]): void {
   if (error !== null) throw error;
 }
 
-/** Calls a function whose last parameter is an output; returns what it was filled with. */
-export function create<T = bigint>(api: Api, name: FunctionName, ...values: unknown[]): T {
-  const out: [T | null] = [null];
+/** Calls a function whose last parameter is an output; returns the pointer that it was filled with. */
+export function create(api: Api, name: FunctionName, ...values: unknown[]): bigint {
+  const out: [bigint | null] = [null];
   call(api, name, ...values, out);
-  return out[0] as T;
+  return out[0] as bigint;
+}
+
+/** Like `create`, for a number. */
+export function readNumber(api: Api, name: FunctionName, ...values: unknown[]): number {
+  const out: [number] = [0];
+  call(api, name, ...values, out);
+  return out[0];
 }
 
 /** Like `create`, on a thread of koffi's, so that the event loop goes on. The caller keeps alive what the pointers point to. */
