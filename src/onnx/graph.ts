@@ -78,6 +78,7 @@ export class Graph {
   readonly #constants = new Map<string, Value>();
   readonly #outputs: Value[] = [];
   readonly #values = new Map<string, Value>();
+  readonly #nodeNames = new Set<string>();
   readonly #counters = new Map<string, number>();
 
   constructor(name: string, options: GraphOptions = {}) {
@@ -169,7 +170,7 @@ export class Graph {
   /** Appends a node. The operators call this after inferring the outputs; it checks that the inputs belong here. */
   emit(spec: NodeSpec): (Value | null)[] {
     for (const value of spec.inputs) if (value !== null) this.#own(value, spec.operator);
-    const name = spec.name !== undefined && !this.#values.has(spec.name) ? spec.name : this.#fresh(spec.operator);
+    const name = spec.name !== undefined && !this.#nodeNames.has(spec.name) ? spec.name : this.#fresh(spec.operator);
     const outputs: (Value | null)[] = [];
     const node: Node = {
       name, operator: spec.operator, domain: spec.domain ?? '', inputs: [...spec.inputs], outputs,
@@ -181,6 +182,7 @@ export class Graph {
       outputs.push(type === null ? null : this.#define({ name: outputName, dtype: type.dtype, shape: type.shape, kind: 'node', node }));
     });
     this.#nodes.push(node);
+    this.#nodeNames.add(name);
     return outputs;
   }
 
@@ -211,7 +213,7 @@ export class Graph {
       const n = this.#counters.get(prefix) ?? 0;
       this.#counters.set(prefix, n + 1);
       name = `${prefix}_${n}`;
-    } while (this.#values.has(name));
+    } while (this.#values.has(name) || this.#nodeNames.has(name));
     return name;
   }
 }

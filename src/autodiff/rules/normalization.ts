@@ -2,7 +2,7 @@
 import { graphError, ops, type Value } from '../../onnx/index.js';
 import { numberOf, type Rule } from '../rule.js';
 
-const { add, mul, neg, reduceMean, reduceSum, sub } = ops;
+const { add, cast, mul, neg, reduceMean, reduceSum, sub } = ops;
 
 /** Sums over all dimensions but the last: [..., C] to [C]. */
 function overRows(x: Value): Value {
@@ -14,8 +14,10 @@ function overRows(x: Value): Value {
  */
 const rmsNorm: Rule = (c) => {
   const [x, gain] = c.inputs as [Value, Value];
-  const r = c.outputs[1] as Value;
-  const [d = null, dr = null] = c.cotangents;
+  const r = cast(c.outputs[1] as Value, x.dtype);
+  const d = c.cotangents[0] ?? null;
+  const given = c.cotangents[1] ?? null;
+  const dr = given === null ? null : cast(given, x.dtype);
   const width = x.shape[x.shape.length - 1];
   if (typeof width !== 'number') throw graphError('SimplifiedLayerNormalization', 'needs a fixed last dimension to be differentiated', c.node.origin);
   let dx: Value | null = null;
@@ -33,7 +35,7 @@ const rmsNorm: Rule = (c) => {
 /** y = n·gain + bias with n = (x − mean)·r. With g = d·gain: dx = r·(g − mean(g) − n·mean(g·n)). */
 const layerNorm: Rule = (c) => {
   const [x, gain] = c.inputs as [Value, Value];
-  const [, mean, r] = c.outputs as [Value, Value, Value];
+  const [mean, r] = c.outputs.slice(1).map((statistic) => cast(statistic as Value, x.dtype)) as [Value, Value];
   if (c.cotangents[1] != null || c.cotangents[2] != null) {
     throw graphError('LayerNormalization', 'has no gradient rule for its mean and inverse deviation', c.node.origin);
   }

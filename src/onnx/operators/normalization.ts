@@ -1,4 +1,4 @@
-/** Layer normalizations over the last dimension: x [..., C], gain [C]. */
+/** Layer normalizations over the last dimension: x [..., C], gain [C]. Statistics are float32 whatever x is (stash_type 1). */
 import type { Value } from '../graph.js';
 import { check, float, floating, int, sameDType } from './node.js';
 
@@ -13,7 +13,7 @@ export function simplifiedLayerNorm(x: Value, gain: Value, options: { readonly e
   gainFits('SimplifiedLayerNormalization', x, gain);
   const [y, inverseDeviation] = x.graph.emit({
     operator: 'SimplifiedLayerNormalization', inputs: [x, gain],
-    outputs: [x, { dtype: x.dtype, shape: [...x.shape.slice(0, -1), 1] }],
+    outputs: [x, { dtype: 'float32', shape: [...x.shape.slice(0, -1), 1] }],
     attributes: { axis: int(-1), epsilon: float(options.epsilon), stash_type: int(1) },
   }) as [Value, Value];
   return { y, inverseDeviation };
@@ -23,7 +23,7 @@ export function simplifiedLayerNorm(x: Value, gain: Value, options: { readonly e
 export function layerNorm(x: Value, gain: Value, bias: Value | null, options: { readonly epsilon: number }): { readonly y: Value; readonly mean: Value; readonly inverseDeviation: Value } {
   gainFits('LayerNormalization', x, gain);
   if (bias !== null) gainFits('LayerNormalization', x, bias);
-  const statistic = { dtype: x.dtype, shape: [...x.shape.slice(0, -1), 1] };
+  const statistic = { dtype: 'float32' as const, shape: [...x.shape.slice(0, -1), 1] };
   const [y, mean, inverseDeviation] = x.graph.emit({
     operator: 'LayerNormalization', inputs: bias === null ? [x, gain] : [x, gain, bias], outputs: [x, statistic, statistic],
     attributes: { axis: int(-1), epsilon: float(options.epsilon), stash_type: int(1) },
