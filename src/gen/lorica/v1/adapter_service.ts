@@ -60,8 +60,6 @@ export interface ImportAdapterHeader {
   adapterId: string;
   /** `models/{model}` that the adapter belongs to. Required. */
   baseModel: string;
-  /** A UUID. The same id with the same body gives the first answer again, for 24 hours. */
-  requestId: string;
 }
 
 /** A part of one of an adapter's files. Files come one after the other. */
@@ -365,7 +363,7 @@ export const ImportAdapterRequest: MessageFns<ImportAdapterRequest> = {
 };
 
 function createBaseImportAdapterHeader(): ImportAdapterHeader {
-  return { parent: "", adapterId: "", baseModel: "", requestId: "" };
+  return { parent: "", adapterId: "", baseModel: "" };
 }
 
 export const ImportAdapterHeader: MessageFns<ImportAdapterHeader> = {
@@ -378,9 +376,6 @@ export const ImportAdapterHeader: MessageFns<ImportAdapterHeader> = {
     }
     if (message.baseModel !== "") {
       writer.uint32(26).string(message.baseModel);
-    }
-    if (message.requestId !== "") {
-      writer.uint32(34).string(message.requestId);
     }
     return writer;
   },
@@ -422,14 +417,6 @@ export const ImportAdapterHeader: MessageFns<ImportAdapterHeader> = {
             message.baseModel = reader.string();
             continue;
           }
-          case 4: {
-            if (tag !== 34) {
-              break;
-            }
-
-            message.requestId = reader.string();
-            continue;
-          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -455,11 +442,6 @@ export const ImportAdapterHeader: MessageFns<ImportAdapterHeader> = {
         : isSet(object.base_model)
         ? globalThis.String(object.base_model)
         : "",
-      requestId: isSet(object.requestId)
-        ? globalThis.String(object.requestId)
-        : isSet(object.request_id)
-        ? globalThis.String(object.request_id)
-        : "",
     };
   },
 
@@ -474,9 +456,6 @@ export const ImportAdapterHeader: MessageFns<ImportAdapterHeader> = {
     if (message.baseModel !== "") {
       obj.baseModel = message.baseModel;
     }
-    if (message.requestId !== "") {
-      obj.requestId = message.requestId;
-    }
     return obj;
   },
 
@@ -488,7 +467,6 @@ export const ImportAdapterHeader: MessageFns<ImportAdapterHeader> = {
     message.parent = object.parent ?? "";
     message.adapterId = object.adapterId ?? "";
     message.baseModel = object.baseModel ?? "";
-    message.requestId = object.requestId ?? "";
     return message;
   },
 };
@@ -2562,7 +2540,8 @@ export type AdapterServiceService = typeof AdapterServiceService;
 export const AdapterServiceService = {
   /**
    * Imports an adapter in PEFT's format (adapter_config.json and adapter_model.safetensors) as a new version: one header, then chunks of
-   * each file. Every tensor is checked against the base model before anything is stored.
+   * each file. Every tensor is checked against the base model before anything is stored. Versions are addressed by content: importing
+   * the same files again returns the same version, so a retry needs no request id.
    */
   importAdapter: {
     path: "/lorica.v1.AdapterService/ImportAdapter" as const,
@@ -2731,7 +2710,8 @@ export const AdapterServiceService = {
 export interface AdapterServiceServer extends UntypedServiceImplementation {
   /**
    * Imports an adapter in PEFT's format (adapter_config.json and adapter_model.safetensors) as a new version: one header, then chunks of
-   * each file. Every tensor is checked against the base model before anything is stored.
+   * each file. Every tensor is checked against the base model before anything is stored. Versions are addressed by content: importing
+   * the same files again returns the same version, so a retry needs no request id.
    */
   importAdapter: handleClientStreamingCall<ImportAdapterRequest, AdapterVersion>;
   /** Streams the files of a version: PEFT's format for LoRA, variant.json and model.safetensors for changed tensors. */
@@ -2767,7 +2747,8 @@ export interface AdapterServiceServer extends UntypedServiceImplementation {
 export interface AdapterServiceClient extends Client {
   /**
    * Imports an adapter in PEFT's format (adapter_config.json and adapter_model.safetensors) as a new version: one header, then chunks of
-   * each file. Every tensor is checked against the base model before anything is stored.
+   * each file. Every tensor is checked against the base model before anything is stored. Versions are addressed by content: importing
+   * the same files again returns the same version, so a retry needs no request id.
    */
   importAdapter(
     callback: (error: ServiceError | null, response: AdapterVersion) => void,

@@ -57,9 +57,9 @@ export interface UploadDatasetHeader {
   datasetId: string;
   /** The form of the file. Required. */
   format: DatasetFormat;
-  /** Hex SHA-256 of the whole file; checked when given. */
+  /** Hex SHA-256 of the whole file; checked when given. Required together with request_id. */
   sha256: string;
-  /** A UUID. The same id with the same header and bytes returns the first answer again. */
+  /** A UUID. The same id with the same header returns the first answer again, for 24 hours. */
   requestId: string;
 }
 

@@ -88,6 +88,16 @@ export enum ErrorReason {
   ERROR_REASON_GRAPH_INVALID = "ERROR_REASON_GRAPH_INVALID",
   /** ERROR_REASON_INTERNAL - A defect; the server's log has the request id. */
   ERROR_REASON_INTERNAL = "ERROR_REASON_INTERNAL",
+  /** ERROR_REASON_ALREADY_EXISTS - The id is taken. */
+  ERROR_REASON_ALREADY_EXISTS = "ERROR_REASON_ALREADY_EXISTS",
+  /** ERROR_REASON_ADAPTER_IN_USE - An alias points to the adapter version. */
+  ERROR_REASON_ADAPTER_IN_USE = "ERROR_REASON_ADAPTER_IN_USE",
+  /** ERROR_REASON_JOB_LOST - The server died under the job too often. */
+  ERROR_REASON_JOB_LOST = "ERROR_REASON_JOB_LOST",
+  /** ERROR_REASON_STORAGE_LOCKED - Another process has the data folder open. */
+  ERROR_REASON_STORAGE_LOCKED = "ERROR_REASON_STORAGE_LOCKED",
+  /** ERROR_REASON_API_KEY_NOT_FOUND - No such API key that the caller may see. */
+  ERROR_REASON_API_KEY_NOT_FOUND = "ERROR_REASON_API_KEY_NOT_FOUND",
   UNRECOGNIZED = "UNRECOGNIZED",
 }
 
@@ -201,6 +211,21 @@ export function errorReasonFromJSON(object: any): ErrorReason {
     case 35:
     case "ERROR_REASON_INTERNAL":
       return ErrorReason.ERROR_REASON_INTERNAL;
+    case 36:
+    case "ERROR_REASON_ALREADY_EXISTS":
+      return ErrorReason.ERROR_REASON_ALREADY_EXISTS;
+    case 37:
+    case "ERROR_REASON_ADAPTER_IN_USE":
+      return ErrorReason.ERROR_REASON_ADAPTER_IN_USE;
+    case 38:
+    case "ERROR_REASON_JOB_LOST":
+      return ErrorReason.ERROR_REASON_JOB_LOST;
+    case 39:
+    case "ERROR_REASON_STORAGE_LOCKED":
+      return ErrorReason.ERROR_REASON_STORAGE_LOCKED;
+    case 40:
+    case "ERROR_REASON_API_KEY_NOT_FOUND":
+      return ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -282,6 +307,16 @@ export function errorReasonToJSON(object: ErrorReason): string {
       return "ERROR_REASON_GRAPH_INVALID";
     case ErrorReason.ERROR_REASON_INTERNAL:
       return "ERROR_REASON_INTERNAL";
+    case ErrorReason.ERROR_REASON_ALREADY_EXISTS:
+      return "ERROR_REASON_ALREADY_EXISTS";
+    case ErrorReason.ERROR_REASON_ADAPTER_IN_USE:
+      return "ERROR_REASON_ADAPTER_IN_USE";
+    case ErrorReason.ERROR_REASON_JOB_LOST:
+      return "ERROR_REASON_JOB_LOST";
+    case ErrorReason.ERROR_REASON_STORAGE_LOCKED:
+      return "ERROR_REASON_STORAGE_LOCKED";
+    case ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND:
+      return "ERROR_REASON_API_KEY_NOT_FOUND";
     case ErrorReason.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -362,6 +397,16 @@ export function errorReasonToNumber(object: ErrorReason): number {
       return 34;
     case ErrorReason.ERROR_REASON_INTERNAL:
       return 35;
+    case ErrorReason.ERROR_REASON_ALREADY_EXISTS:
+      return 36;
+    case ErrorReason.ERROR_REASON_ADAPTER_IN_USE:
+      return 37;
+    case ErrorReason.ERROR_REASON_JOB_LOST:
+      return 38;
+    case ErrorReason.ERROR_REASON_STORAGE_LOCKED:
+      return 39;
+    case ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND:
+      return 40;
     case ErrorReason.UNRECOGNIZED:
     default:
       return -1;

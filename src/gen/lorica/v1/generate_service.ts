@@ -122,14 +122,14 @@ export interface Sampling {
 /** Asks for text. */
 export interface GenerateRequest {
   /**
-   * What to run: `models/m` (the bare base), `tenants/t/adapters/a@production` (an alias) or `tenants/t/adapters/a@sha256:…` (a version);
-   * `tenants/-` is the caller's own. Required. An unknown adapter is an error, never the base.
+   * What to run: `models/m` (the bare base), `tenants/t/adapters/a@production` (an alias), `tenants/t/adapters/a@sha256:…` or
+   * `tenants/t/adapters/a/versions/{sha256}` (a version); `tenants/-` is the caller's own. Required. An unknown adapter is an error, never the base.
    */
   target: string;
   /** What to continue. Required. */
   input?:
     | //
-    /** Text as it is; the model's begin token is put first where it has one. */
+    /** Text as it is, at most 262,144 characters; the model's begin token is put first where it has one. */
     { $case: "prompt"; value: string }
     | //
     /** A conversation, rendered by the model's chat template with the assistant's turn opened. */
@@ -296,7 +296,7 @@ export interface LabelScore {
 export interface TokenizeRequest {
   /** A base model or an adapter (whose base is meant); see GenerateRequest.target. Required. */
   target: string;
-  /** The text. At most 1 MiB. */
+  /** The text. At most 262,144 characters. */
   text: string;
   /** Put the model's begin token first, as generation does. Default false. */
   addSpecialTokens: boolean;

@@ -64,8 +64,6 @@ export interface ImportModelRequest {
     /** Id in the catalogue, such as "smollm2-135m-instruct". */
     { $case: "catalogueId"; value: string }
     | undefined;
-  /** A UUID. The same id with the same body gives the first answer again, for 24 hours. */
-  requestId: string;
 }
 
 /** One message of an import. */
@@ -349,7 +347,7 @@ export const ListModelsResponse: MessageFns<ListModelsResponse> = {
 };
 
 function createBaseImportModelRequest(): ImportModelRequest {
-  return { modelId: "", source: undefined, requestId: "" };
+  return { modelId: "", source: undefined };
 }
 
 export const ImportModelRequest: MessageFns<ImportModelRequest> = {
@@ -364,9 +362,6 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
       case "catalogueId":
         writer.uint32(26).string(message.source.value);
         break;
-    }
-    if (message.requestId !== "") {
-      writer.uint32(34).string(message.requestId);
     }
     return writer;
   },
@@ -408,14 +403,6 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
             message.source = { $case: "catalogueId", value: reader.string() };
             continue;
           }
-          case 4: {
-            if (tag !== 34) {
-              break;
-            }
-
-            message.requestId = reader.string();
-            continue;
-          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -442,11 +429,6 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
         : isSet(object.catalogue_id)
         ? { $case: "catalogueId", value: globalThis.String(object.catalogue_id) }
         : undefined,
-      requestId: isSet(object.requestId)
-        ? globalThis.String(object.requestId)
-        : isSet(object.request_id)
-        ? globalThis.String(object.request_id)
-        : "",
     };
   },
 
@@ -459,9 +441,6 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
       obj.path = message.source.value;
     } else if (message.source?.$case === "catalogueId") {
       obj.catalogueId = message.source.value;
-    }
-    if (message.requestId !== "") {
-      obj.requestId = message.requestId;
     }
     return obj;
   },
@@ -486,7 +465,6 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
         break;
       }
     }
-    message.requestId = object.requestId ?? "";
     return message;
   },
 };
@@ -813,7 +791,10 @@ export const ModelServiceService = {
     responseSerialize: (value: ListModelsResponse): Buffer => Buffer.from(ListModelsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListModelsResponse => ListModelsResponse.decode(value),
   },
-  /** Imports a model from a path on the server or from the catalogue and streams progress; the last message holds the model. Operators only. */
+  /**
+   * Imports a model from a path on the server or from the catalogue and streams progress; the last message holds the model. Importing the same
+   * files again gives the same answer. Operators only.
+   */
   importModel: {
     path: "/lorica.v1.ModelService/ImportModel" as const,
     requestStream: false as const,
@@ -840,7 +821,10 @@ export interface ModelServiceServer extends UntypedServiceImplementation {
   getModel: handleUnaryCall<GetModelRequest, Model>;
   /** Lists models by name. */
   listModels: handleUnaryCall<ListModelsRequest, ListModelsResponse>;
-  /** Imports a model from a path on the server or from the catalogue and streams progress; the last message holds the model. Operators only. */
+  /**
+   * Imports a model from a path on the server or from the catalogue and streams progress; the last message holds the model. Importing the same
+   * files again gives the same answer. Operators only.
+   */
   importModel: handleServerStreamingCall<ImportModelRequest, ImportModelResponse>;
   /** Forgets an imported model; its files and the adapters made for it stay, and work again when it is imported again. Operators only. */
   deleteModel: handleUnaryCall<DeleteModelRequest, Empty>;
@@ -876,7 +860,10 @@ export interface ModelServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListModelsResponse) => void,
   ): ClientUnaryCall;
-  /** Imports a model from a path on the server or from the catalogue and streams progress; the last message holds the model. Operators only. */
+  /**
+   * Imports a model from a path on the server or from the catalogue and streams progress; the last message holds the model. Importing the same
+   * files again gives the same answer. Operators only.
+   */
   importModel(request: ImportModelRequest, options?: Partial<CallOptions>): ClientReadableStream<ImportModelResponse>;
   importModel(
     request: ImportModelRequest,

@@ -1,0 +1,137 @@
+/** TuneService: tuning jobs as resources and streams. The work itself is the job handler's (src/main/tuning-handler.ts). */
+import type { DatasetStore } from '../datasets/index.js';
+import { isTerminal, type Job, type JobStore } from '../jobs/index.js';
+import type { StepEvent } from '../tuning/index.js';
+import type { TuningJob } from '../gen/lorica/v1/resources.js';
+import type { CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
+import type { CallContext, Handlers } from './call.js';
+import { Fields } from './fields.js';
+import { checkEtag, jobFields, watchJob, type Watched } from './jobs.js';
+import { needName, parseName } from './names.js';
+import { bodyDigest, type Once } from './once.js';
+import type { TuningPlanner } from './ports.js';
+import { readTuningSpecification, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
+
+export interface TuneDependencies {
+  readonly jobs: JobStore;
+  readonly datasets: DatasetStore;
+  readonly planner: TuningPlanner;
+  readonly once: Once;
+  readonly draining: AbortSignal;
+}
+
+/** What a tuning job keeps as its specification. */
+export interface TuningJobSpec {
+  /** The message TuningSpecification as JSON, names canonical. */
+  readonly specification: unknown;
+}
+
+/** What the tuning handler gives back; JSON, kept with the job. */
+export interface TuningOutcome {
+  readonly adapterVersion: string;
+  readonly steps: number;
+  readonly finalLoss: number;
+  readonly tokens: number;
+  readonly tokensPerSecond: number;
+  readonly peakMemoryBytes: number;
+  readonly skippedRows: number;
+  readonly seconds: number;
+}
+
+export function tuningJobMessage(job: Job): TuningJob {
+  return {
+    ...jobFields(job),
+    specification: tuningSpecificationFromJson((job.spec as TuningJobSpec).specification),
+    result: job.result === undefined || job.result === null ? undefined : { ...(job.result as TuningOutcome) },
+  };
+}
+
+function eventMessage(watched: Watched): TuningJobEvent {
+  const { sequence, time } = watched;
+  switch (watched.kind) {
+    case 'job':
+      return { sequence, time, event: { $case: 'job', value: tuningJobMessage(watched.job) } };
+    case 'result':
+      return { sequence, time, event: { $case: 'result', value: tuningJobMessage(watched.job) } };
+    case 'heartbeat':
+      return { sequence, time, event: { $case: 'heartbeat', value: {} } };
+    case 'progress': {
+      const { etaMs, ...step } = watched.payload as StepEvent;
+      return { sequence, time, event: { $case: 'step', value: { ...step, remainingSeconds: etaMs / 1000 } } };
+    }
+  }
+}
+
+export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDependencies): Handlers<typeof TuneServiceService> {
+  const create = async (request: Omit<CreateTuningJobRequest, never>, context: CallContext): Promise<Job> => {
+    const fields = new Fields();
+    const parent = parseName('tenant', 'parent', request.parent, context.identity, fields);
+    fields.id('tuning_job_id', request.tuningJobId, { optional: true });
+    fields.requestId('request_id', request.requestId);
+    const read = readTuningSpecification(request.specification, 'specification', context.identity, fields);
+    fields.done();
+    const { specification, canonical } = read!;
+    await planner.check(specification);
+    for (const { dataset } of specification.stages) await datasets.get(parent!.tenant, dataset.split('/').at(-1)!);
+    const stored = tuningSpecificationToJson(canonical);
+    const { job } = await jobs.create({
+      kind: 'tuning',
+      tenant: parent!.tenant,
+      spec: { specification: stored } satisfies TuningJobSpec,
+      ...(request.tuningJobId === '' ? {} : { id: request.tuningJobId }),
+      ...(request.requestId === '' ? {} : { requestId: request.requestId.toLowerCase(), requestDigest: bodyDigest([request.tuningJobId, stored]) }),
+    });
+    return job;
+  };
+
+  const name = (value: string, context: CallContext, fields = new Fields()): string => needName('tuningJob', 'name', value, context.identity, fields).name;
+
+  const watch = async function* (job: string, afterSequence: number, context: CallContext): AsyncGenerator<TuningJobEvent> {
+    for await (const event of watchJob(jobs, job, afterSequence, context.signal, draining)) yield eventMessage(event);
+  };
+
+  return {
+    async *tune(request, context) {
+      const { afterSequence, ...body } = request;
+      const job = await create(body, context);
+      yield* watch(job.name, afterSequence, context);
+    },
+    createTuningJob: async (request, context) => tuningJobMessage(await create(request, context)),
+    getTuningJob: async (request, context) => tuningJobMessage(await jobs.get(name(request.name, context))),
+    listTuningJobs: async (request, context) => {
+      const fields = new Fields();
+      fields.page(request.pageSize);
+      const { tenant } = needName('tenant', 'parent', request.parent, context.identity, fields);
+      const page = await jobs.list({ kind: 'tuning', tenant, pageSize: request.pageSize, pageToken: request.pageToken, filter: request.filter });
+      return { tuningJobs: page.items.map(tuningJobMessage), nextPageToken: page.nextPageToken };
+    },
+    cancelTuningJob: async (request, context) => {
+      const fields = new Fields();
+      fields.requestId('request_id', request.requestId);
+      const job = name(request.name, context, fields);
+      return once.run(context, request, { job }, {
+        first: async () => tuningJobMessage(await jobs.cancel(job)),
+        nameOf: () => job,
+        again: async () => tuningJobMessage(await jobs.get(job)),
+      });
+    },
+    deleteTuningJob: async (request, context) => {
+      const fields = new Fields();
+      fields.requestId('request_id', request.requestId);
+      const job = name(request.name, context, fields);
+      return once.run(context, request, { job, etag: request.etag }, {
+        first: async () => {
+          const { etag, state } = await jobs.get(job);
+          if (isTerminal(state)) checkEtag(job, request.etag, etag);
+          await jobs.delete(job);
+          return {};
+        },
+        nameOf: () => job,
+        again: async () => ({}),
+      });
+    },
+    async *watchTuningJob(request, context) {
+      yield* watch(name(request.name, context), request.afterSequence, context);
+    },
+  };
+}

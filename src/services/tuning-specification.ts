@@ -1,0 +1,227 @@
+/**
+ * The tuning specification's message → the tuning layer's type, with every rule that needs no model checked and named by its
+ * field path. Defaults are the tuning layer's: what the message leaves out stays out.
+ */
+import type { Component, LoraSelection, Schedule, StageSpecification, TrainableSelection, TuningSpecification } from '../tuning/index.js';
+import type { Identity } from '../tenants/index.js';
+import type { LabelTemplate } from '../gen/lorica/v1/types.js';
+import * as proto from '../gen/lorica/v1/tuning.js';
+import { defined } from './defined.js';
+import { Fields } from './fields.js';
+import { modelName, parseModelName, parseName } from './names.js';
+
+/** What a tuning job is created from. */
+export interface TuningRequest {
+  readonly specification: TuningSpecification;
+  readonly adapter: string;
+  readonly alias: string | undefined;
+  /** The message with canonical names (never `tenants/-`), as it is stored with the job. */
+  readonly canonical: proto.TuningSpecification;
+}
+
+const LINEAR_MODULES = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
+const MAX_INTEGER = Number.MAX_SAFE_INTEGER;
+const MAX_LAYERS = 1000;
+
+const COMPONENTS: Partial<Record<proto.Component, Component>> = {
+  [proto.Component.COMPONENT_ATTENTION]: 'attention',
+  [proto.Component.COMPONENT_FEED_FORWARD]: 'feedForward',
+  [proto.Component.COMPONENT_EMBEDDINGS]: 'embeddings',
+  [proto.Component.COMPONENT_NORMS]: 'norms',
+  [proto.Component.COMPONENT_HEAD]: 'head',
+};
+
+const SCHEDULES: Partial<Record<proto.ScheduleKind, Schedule['kind']>> = {
+  [proto.ScheduleKind.SCHEDULE_KIND_UNSPECIFIED]: 'linear',
+  [proto.ScheduleKind.SCHEDULE_KIND_CONSTANT]: 'constant',
+  [proto.ScheduleKind.SCHEDULE_KIND_LINEAR]: 'linear',
+  [proto.ScheduleKind.SCHEDULE_KIND_COSINE]: 'cosine',
+};
+
+export const LOSS_SCOPES: Partial<Record<proto.LossScope, 'completion' | 'all'>> = {
+  [proto.LossScope.LOSS_SCOPE_UNSPECIFIED]: 'completion',
+  [proto.LossScope.LOSS_SCOPE_COMPLETION]: 'completion',
+  [proto.LossScope.LOSS_SCOPE_ALL]: 'all',
+};
+
+/** Reads the message; broken rules go to `fields`, and the result is then not to be used. */
+export function readTuningSpecification(message: proto.TuningSpecification | undefined, path: string, identity: Identity, fields: Fields): TuningRequest | undefined {
+  if (message === undefined) {
+    fields.add(path, 'is required');
+    return undefined;
+  }
+  const baseModel = parseModelName(`${path}.base_model`, message.baseModel, fields) ?? '';
+  fields.id(`${path}.adapter_id`, message.adapterId);
+  fields.id(`${path}.alias`, message.alias, { optional: true });
+  fields.integer(`${path}.seed`, message.seed, 0, MAX_INTEGER);
+  fields.check(`${path}.stages`, message.stages.length >= 1 && message.stages.length <= 16, `must be 1 to 16 stages, not ${message.stages.length}`);
+  const stages = message.stages.map((stage, i) => readStage(stage, `${path}.stages[${i}]`, identity, fields));
+  return {
+    specification: { baseModel, stages, seed: message.seed ?? 0 },
+    adapter: message.adapterId,
+    alias: message.alias === '' ? undefined : message.alias,
+    canonical: { ...message, baseModel: modelName(baseModel), stages: message.stages.map((stage, i) => ({ ...stage, dataset: stages[i]?.dataset ?? stage.dataset })) },
+  };
+}
+
+/** What a stored job asks for, read again with the rules of today. INVALID_ARGUMENT when it no longer holds. */
+export function tuningRequestOfJob(job: { readonly tenant: string; readonly spec: unknown }): TuningRequest {
+  const fields = new Fields();
+  const message = tuningSpecificationFromJson((job.spec as { readonly specification: unknown }).specification);
+  const request = readTuningSpecification(message, 'specification', { tenant: job.tenant, roles: ['tenant'] }, fields);
+  fields.done();
+  return request!;
+}
+
+/** The stored JSON of a job back to the message. */
+export const tuningSpecificationFromJson = (json: unknown): proto.TuningSpecification => proto.TuningSpecification.fromJSON(json);
+export const tuningSpecificationToJson = (message: proto.TuningSpecification): unknown => proto.TuningSpecification.toJSON(message);
+
+function readStage(stage: proto.TuningStage, path: string, identity: Identity, fields: Fields): StageSpecification {
+  const optimizer = stage.optimizer;
+  const at = `${path}.optimizer`;
+  fields.number(`${at}.learning_rate`, optimizer?.learningRate, 0, 1, { least: true });
+  fields.number(`${at}.weight_decay`, optimizer?.weightDecay, 0, 10);
+  fields.number(`${at}.beta1`, optimizer?.beta1, 0, 1, { most: true });
+  fields.number(`${at}.beta2`, optimizer?.beta2, 0, 1, { most: true });
+  fields.number(`${at}.epsilon`, optimizer?.epsilon, 0, Infinity, { least: true });
+  fields.number(`${at}.max_gradient_norm`, optimizer?.maxGradientNorm, 0, Infinity);
+  fields.integer(`${path}.batch_size`, stage.batchSize, 1, 1024);
+  fields.integer(`${path}.accumulation_steps`, stage.accumulationSteps, 1, 1024);
+  fields.integer(`${path}.max_length_tokens`, stage.maxLengthTokens, 2, 1_048_576);
+  if (stage.length?.$case === 'epochs') fields.integer(`${path}.epochs`, stage.length.value, 1, 10_000);
+  if (stage.length?.$case === 'steps') fields.integer(`${path}.steps`, stage.length.value, 1, 1_000_000);
+  const betas = optimizer?.beta1 === undefined && optimizer?.beta2 === undefined ? undefined : ([optimizer.beta1 ?? 0.9, optimizer.beta2 ?? 0.999] as const);
+  return defined({
+    trainable: readTrainable(stage.trainable, `${path}.trainable`, fields),
+    dataset: parseName('dataset', `${path}.dataset`, stage.dataset, identity, fields)?.name ?? '',
+    learningRate: optimizer?.learningRate,
+    schedule: stage.schedule === undefined ? undefined : readSchedule(stage.schedule, `${path}.schedule`, fields),
+    epochs: stage.length?.$case === 'epochs' ? stage.length.value : undefined,
+    steps: stage.length?.$case === 'steps' ? stage.length.value : undefined,
+    batchSize: stage.batchSize,
+    accumulationSteps: stage.accumulationSteps,
+    maxLengthTokens: stage.maxLengthTokens,
+    weightDecay: optimizer?.weightDecay,
+    decayNorms: optimizer?.decayNorms,
+    betas,
+    epsilon: optimizer?.epsilon,
+    maxGradientNorm: optimizer?.maxGradientNorm,
+    loss: readLossScope(stage.objective?.lossScope, `${path}.objective.loss_scope`, fields),
+    labelTemplate: readLabelTemplate(stage.labelTemplate, `${path}.label_template`, fields),
+    savedActivations: readSavedActivations(stage.savedActivations, `${path}.saved_activations`, fields),
+  });
+}
+
+function readTrainable(trainable: proto.Trainable | undefined, path: string, fields: Fields, insideUnion = false): TrainableSelection {
+  const selection = trainable?.selection;
+  switch (selection?.$case) {
+    case 'full':
+      return { kind: 'full' };
+    case 'lastLayers': {
+      const { layers, includeHead, includeNorm } = selection.value;
+      fields.integer(`${path}.last_layers.layers`, layers, 1, MAX_LAYERS);
+      return { kind: 'lastLayers', layers, includeHead, includeNorm };
+    }
+    case 'layers':
+      readLayers(`${path}.layers.indices`, selection.value.indices, fields);
+      fields.check(`${path}.layers.indices`, selection.value.indices.length > 0, 'must name at least one layer');
+      return { kind: 'layers', indices: selection.value.indices };
+    case 'components':
+      return readComponents(selection.value, `${path}.components`, fields);
+    case 'names':
+      fields.check(`${path}.names.patterns`, selection.value.patterns.length > 0, 'must hold at least one pattern');
+      selection.value.patterns.forEach((pattern, i) => fields.check(`${path}.names.patterns[${i}]`, /^[\w.*]{1,256}$/.test(pattern), 'must be letters, digits, dots, underscores and *'));
+      return { kind: 'names', patterns: selection.value.patterns };
+    case 'lora':
+      fields.check(`${path}.lora`, !insideUnion, 'can not be part of a union; train LoRA in a stage of its own');
+      return readLora(selection.value, `${path}.lora`, fields);
+    case 'union': {
+      const { selections } = selection.value;
+      fields.check(`${path}.union`, !insideUnion, 'can not be part of a union; list its selections instead');
+      fields.check(`${path}.union.selections`, selections.length >= 2, 'must hold at least two selections');
+      if (insideUnion) return { kind: 'union', of: [] };
+      return { kind: 'union', of: selections.map((one, i) => readTrainable(one, `${path}.union.selections[${i}]`, fields, true)) };
+    }
+    case undefined:
+      fields.add(path, 'is required: one of full, last_layers, layers, components, names, lora, union');
+      return { kind: 'full' };
+  }
+}
+
+function readLayers(path: string, layers: readonly number[], fields: Fields): void {
+  layers.forEach((layer, i) => fields.integer(`${path}[${i}]`, layer, 0, MAX_LAYERS - 1));
+  fields.distinct(path, layers);
+}
+
+function readComponents(message: proto.ComponentsSelection, path: string, fields: Fields): TrainableSelection {
+  fields.check(`${path}.components`, message.components.length > 0, 'must name at least one component');
+  fields.distinct(`${path}.components`, message.components);
+  readLayers(`${path}.layers`, message.layers, fields);
+  const components = message.components.flatMap((component, i) => {
+    const known = COMPONENTS[component];
+    if (known === undefined) fields.add(`${path}.components[${i}]`, 'must be one of ATTENTION, FEED_FORWARD, EMBEDDINGS, NORMS, HEAD');
+    return known ?? [];
+  });
+  return { kind: 'components', components, ...(message.layers.length > 0 ? { layers: message.layers } : {}) };
+}
+
+function readLora(message: proto.LoraSelection, path: string, fields: Fields): LoraSelection {
+  fields.integer(`${path}.rank`, message.rank, 1, 256);
+  fields.number(`${path}.alpha`, message.alpha, 0, 4096, { least: true });
+  message.targetModules.forEach((module, i) =>
+    fields.check(`${path}.target_modules[${i}]`, LINEAR_MODULES.includes(module), `must be one of ${LINEAR_MODULES.join(', ')}, not ${JSON.stringify(module)}`));
+  fields.distinct(`${path}.target_modules`, message.targetModules);
+  readLayers(`${path}.layers`, message.layers, fields);
+  return defined({
+    kind: 'lora' as const,
+    rank: message.rank ?? 16,
+    alpha: message.alpha,
+    targetModules: message.targetModules.length > 0 ? message.targetModules : undefined,
+    layers: message.layers.length > 0 ? message.layers : undefined,
+    rsLora: message.rsLora,
+  });
+}
+
+function readSchedule(message: proto.Schedule, path: string, fields: Fields): Schedule {
+  const kind = SCHEDULES[message.kind];
+  if (kind === undefined) fields.add(`${path}.kind`, 'must be CONSTANT, LINEAR or COSINE');
+  const { warmup } = message;
+  if (warmup?.$case === 'warmupSteps') fields.integer(`${path}.warmup_steps`, warmup.value, 0, 1_000_000);
+  if (warmup?.$case === 'warmupRatio') fields.number(`${path}.warmup_ratio`, warmup.value, 0, 1);
+  return defined({
+    kind: kind ?? 'linear',
+    warmupSteps: warmup?.$case === 'warmupSteps' ? warmup.value : undefined,
+    warmupRatio: warmup?.$case === 'warmupRatio' ? warmup.value : undefined,
+  });
+}
+
+export function readLossScope(scope: proto.LossScope | undefined, path: string, fields: Fields): 'completion' | 'all' {
+  const known = LOSS_SCOPES[scope ?? proto.LossScope.LOSS_SCOPE_UNSPECIFIED];
+  if (known === undefined) fields.add(path, 'must be COMPLETION or ALL');
+  return known ?? 'completion';
+}
+
+/** A template with both texts; one left empty gets its default. Undefined when the message is absent. */
+export function readLabelTemplate(message: LabelTemplate | undefined, path: string, fields: Fields): { prompt: string; label: string } | undefined {
+  if (message === undefined) return undefined;
+  const prompt = message.promptTemplate === '' ? '{text}\nLabel:' : message.promptTemplate;
+  const label = message.labelTemplate === '' ? ' {label}' : message.labelTemplate;
+  fields.check(`${path}.prompt_template`, prompt.includes('{text}') && prompt.length <= 65_536, 'must hold {text} and at most 65536 characters');
+  fields.check(`${path}.label_template`, label.includes('{label}') && label.length <= 1024, 'must hold {label} and at most 1024 characters');
+  return { prompt, label };
+}
+
+function readSavedActivations(value: proto.SavedActivations, path: string, fields: Fields): 'linear' | 'layer' | undefined {
+  switch (value) {
+    case proto.SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED:
+      return undefined;
+    case proto.SavedActivations.SAVED_ACTIVATIONS_LINEAR:
+      return 'linear';
+    case proto.SavedActivations.SAVED_ACTIVATIONS_LAYER:
+      return 'layer';
+    case proto.SavedActivations.UNRECOGNIZED:
+      fields.add(path, 'must be LINEAR or LAYER');
+      return undefined;
+  }
+}
