@@ -29,6 +29,8 @@ const FILE_NAMES: Readonly<Record<string, string>> = { linux: 'libonnxruntime.so
 /** Session creation and kernels recurse deeper than koffi's 128 KiB for asynchronous calls; pages are only used when touched. */
 const ASYNC_STACK_BYTES = 4 * 1024 * 1024;
 
+/** koffi takes settings only before the first library. */
+let configured = false;
 let handle: ReturnType<typeof koffi.load> | undefined;
 let loaded: Library | undefined;
 
@@ -69,7 +71,8 @@ export function loadLibrary(libraryPath: string | undefined): Library {
   }
   const hint = `Give the path of a libonnxruntime ${EXPECTED_VERSION}.x for ${process.platform} ${process.arch}.`;
   if (!existsSync(path)) throw unavailable(`there is no ONNX Runtime library at ${path}`, hint);
-  if (handle === undefined) koffi.config({ async_stack_size: ASYNC_STACK_BYTES });
+  if (!configured) koffi.config({ async_stack_size: ASYNC_STACK_BYTES });
+  configured = true;
   try {
     handle = koffi.load(path);
   } catch (error) {
