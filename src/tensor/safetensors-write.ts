@@ -49,6 +49,13 @@ function bytesOf(tensor: HostTensor): Uint8Array {
   return new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
 }
 
+/** The file's bytes in order, a piece a tensor, without copying any. */
+export function* safetensorsPieces(tensors: Tensors, metadata: Metadata = {}): Generator<Uint8Array> {
+  const { header, ordered } = layOut(tensors, metadata);
+  yield header;
+  for (const tensor of ordered) yield bytesOf(tensor);
+}
+
 /** The whole file in memory. */
 export function encodeSafetensors(tensors: Tensors, metadata: Metadata = {}): Uint8Array {
   const { header, ordered } = layOut(tensors, metadata);

@@ -11,7 +11,7 @@ import { toFloat32, type HostTensor } from './host-tensor.js';
 import { readAsFloat32 } from './read-float32.js';
 
 export { toFloat32 };
-export { encodeSafetensors, writeSafetensors } from './safetensors-write.js';
+export { encodeSafetensors, safetensorsPieces, writeSafetensors } from './safetensors-write.js';
 
 /** A header may take at most this many bytes, the limit of the reference implementation. */
 export const MAX_HEADER_BYTES = 100_000_000;
