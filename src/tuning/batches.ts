@@ -92,3 +92,27 @@ export function layOut(rows: readonly TokenRow[]): MicroBatch {
   });
   return { rows: rows.length, length, tokens, lossPositions, lossTargets, fedTokens: rows.reduce((sum, row) => sum + row.inputs.length, 0) };
 }
+
+/**
+ * Micro-batches of at most `maxTokens` padded tokens (at least one row each), in the given order. Gradients are normalized by
+ * tokens, so that cutting a micro-batch changes memory and rounding, never the step.
+ */
+export function cutByTokens(batches: readonly (readonly number[])[], lengths: readonly number[], maxTokens: number): number[][] {
+  const result: number[][] = [];
+  for (const batch of batches) {
+    let current: number[] = [];
+    let longest = 0;
+    for (const row of batch) {
+      const length = Math.max(longest, Math.ceil(lengths[row]! / LENGTH_MULTIPLE) * LENGTH_MULTIPLE);
+      if (current.length > 0 && (current.length + 1) * length > maxTokens) {
+        result.push(current);
+        current = [];
+        longest = 0;
+      }
+      current.push(row);
+      longest = Math.max(longest, Math.ceil(lengths[row]! / LENGTH_MULTIPLE) * LENGTH_MULTIPLE);
+    }
+    if (current.length > 0) result.push(current);
+  }
+  return result;
+}

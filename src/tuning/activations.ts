@@ -1,0 +1,122 @@
+/**
+ * Memory of activations: buffers of [capacity, width] rows that are viewed at the size of the current micro-batch and grow when a
+ * larger one comes. Views are made once per size, so that bindings which use them need no rebinding while the size stays.
+ */
+import type { Runtime, Tensor } from '../runtime/index.js';
+
+class Buffer {
+  private flat: Tensor | undefined;
+  private current: Tensor | undefined;
+  constructor(private readonly runtime: Runtime, private readonly width: number) {}
+
+  /** The first `rows` rows; what they held is lost when the number changes. */
+  rows(rows: number): Tensor {
+    if (this.current?.shape[0] === rows) return this.current;
+    this.current?.dispose();
+    if (this.flat === undefined || this.flat.shape[0]! < rows) {
+      this.flat?.dispose();
+      this.flat = this.runtime.empty('float32', [rows, this.width]);
+    }
+    this.current = this.flat.view([rows, this.width]);
+    return this.current;
+  }
+
+  dispose(): void {
+    this.current?.dispose();
+    this.flat?.dispose();
+  }
+}
+
+/** Named buffers of one pass over the model. */
+export class Activations {
+  private readonly buffers = new Map<string, Buffer>();
+  private rowCount = 0;
+
+  constructor(private readonly runtime: Runtime) {}
+
+  /** Rows (B·T) of the micro-batch that comes next. */
+  resize(rows: number): void {
+    this.rowCount = rows;
+  }
+
+  /** The buffer `name` as [rows, width]. */
+  get(name: string, width: number): Tensor {
+    let buffer = this.buffers.get(name);
+    if (buffer === undefined) this.buffers.set(name, (buffer = new Buffer(this.runtime, width)));
+    return buffer.rows(this.rowCount);
+  }
+
+  dispose(): void {
+    for (const buffer of this.buffers.values()) buffer.dispose();
+    this.buffers.clear();
+  }
+}
+
+/** What depends only on the micro-batch's shape. */
+export interface ShapeInputs {
+  /** int64 [B,T], 0 … T−1 in every row. */
+  readonly positions: Tensor;
+  /** float32 [T, D/2]. */
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+  /** float32 [T,T], added to attention scores: 0 where row may see column, else a number that no softmax survives. */
+  readonly mask: Tensor;
+}
+
+const MASKED = -1e30;
+const CACHED_SHAPES = 16;
+
+/** Causal mask [T,T]; with a sliding window a token sees itself and window − 1 before it. */
+export function causalMask(length: number, slidingWindowTokens = Infinity): Float32Array {
+  const mask = new Float32Array(length * length).fill(MASKED);
+  for (let row = 0; row < length; row++) mask.fill(0, row * length + Math.max(0, row - slidingWindowTokens + 1), row * length + row + 1);
+  return mask;
+}
+
+/** Makes the inputs of a shape once; the oldest of 16 shapes is forgotten. */
+export class ShapeInputsCache {
+  private readonly shapes = new Map<string, ShapeInputs>();
+  private readonly cos: Tensor;
+  private readonly sin: Tensor;
+
+  constructor(private readonly runtime: Runtime, tables: { cos: Float32Array; sin: Float32Array }, private readonly halfWidth: number, private readonly slidingWindowTokens: number | undefined) {
+    const shape = [tables.cos.length / halfWidth, halfWidth];
+    this.cos = runtime.from(tables.cos, 'float32', shape);
+    this.sin = runtime.from(tables.sin, 'float32', shape);
+  }
+
+  get(rows: number, length: number): ShapeInputs {
+    const key = `${rows}x${length}`;
+    const known = this.shapes.get(key);
+    if (known !== undefined) {
+      this.shapes.delete(key);
+      this.shapes.set(key, known);
+      return known;
+    }
+    const oldest = this.shapes.keys().next();
+    if (this.shapes.size >= CACHED_SHAPES && oldest.done !== true) this.forget(oldest.value);
+    const positions = this.runtime.empty('int64', [rows, length]);
+    const data = positions.data as BigInt64Array;
+    for (let i = 0; i < data.length; i++) data[i] = BigInt(i % length);
+    const inputs = {
+      positions,
+      cos: this.cos.view([length, this.halfWidth]),
+      sin: this.sin.view([length, this.halfWidth]),
+      mask: this.runtime.from(causalMask(length, this.slidingWindowTokens), 'float32', [length, length]),
+    };
+    this.shapes.set(key, inputs);
+    return inputs;
+  }
+
+  dispose(): void {
+    for (const key of [...this.shapes.keys()]) this.forget(key);
+    this.cos.dispose();
+    this.sin.dispose();
+  }
+
+  private forget(key: string): void {
+    const inputs = this.shapes.get(key)!;
+    for (const tensor of [inputs.positions, inputs.cos, inputs.sin, inputs.mask]) tensor.dispose();
+    this.shapes.delete(key);
+  }
+}

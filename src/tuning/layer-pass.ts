@@ -1,0 +1,145 @@
+/**
+ * One decoder layer of a pass: the sessions of its kind with this layer's tensors bound once. Layers of the same kind share sessions;
+ * activations are bound anew only when the micro-batch's size changes.
+ */
+import type { DecoderConfig } from '../models/config.js';
+import { layerPrefix, LINEAR_MODULES, type LinearModule } from '../models/decoder.js';
+import { layerForward, layerParameters, layerSegments, loraA, loraB, type LayerKind, type LayerSegments } from '../models/training-form.js';
+import type { Binding, Session, Tensor } from '../runtime/index.js';
+import type { Activations, ShapeInputs } from './activations.js';
+import type { BaseLease } from './training-host.js';
+import type { Parameters } from './parameters.js';
+
+export interface LoraTensors {
+  readonly rank: number;
+  readonly scaling: number;
+  /** [rank, in] and [out, rank]. */
+  readonly a: Tensor;
+  readonly b: Tensor;
+}
+
+/** The model as a stage sees it: every tensor in its current state, and what of it is trained. */
+export interface StageModel {
+  /** A tensor by its checkpoint name: trained here, changed by an earlier stage, or the base's. */
+  tensor(name: string): Promise<Tensor>;
+  /** LoRA by full module name, trained here or frozen from an earlier stage. */
+  readonly lora: ReadonlyMap<string, LoraTensors>;
+  /** Undefined for a pass that computes no gradients. */
+  readonly parameters: Parameters | undefined;
+}
+
+interface Step {
+  readonly session: Session;
+  readonly binding: Binding;
+}
+
+const bind = (session: Session): Step => ({ session, binding: session.binding() });
+const lane = 'training';
+
+export class LayerPass {
+  private constructor(
+    private readonly index: number,
+    private readonly hiddenSize: number,
+    private readonly forwardStep: Step,
+    private readonly backwardStep: Step | undefined,
+    private readonly addingStep: Step | undefined,
+    private readonly saved: LayerSegments['saved'],
+    private readonly inputGradient: boolean,
+  ) {}
+
+  /** `lowest`: index of the lowest layer below which nothing is trained (−1 when the embedding is); layers under it run forward only. */
+  static async create(lease: BaseLease, model: StageModel, index: number, lowest: number, savedActivations: LayerKind['saved']): Promise<LayerPass> {
+    const { config } = lease;
+    const kind = kindOf(config, model, index, lowest, savedActivations);
+    const tensors = await layerTensors(config, model, index, kind.lora);
+    const lora = [...kind.lora].map(([module, { rank, scaling }]) => `${module}/${rank}/${scaling}`).join(',');
+    const withWeights = (step: Step): Step => {
+      for (const { name } of step.session.inputs) {
+        const tensor = tensors.get(name);
+        if (tensor !== undefined) step.binding.input(name, tensor);
+      }
+      return step;
+    };
+    if (index < lowest || model.parameters === undefined) {
+      const session = await lease.session(`layer:${lora}`, () => layerForward(config, kind.lora));
+      return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false);
+    }
+    const segments = layerSegments(config, kind);
+    const key = `${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}`;
+    const forward = withWeights(bind(await lease.session(`layer-forward:${key}`, () => segments.forward)));
+    const backward = withWeights(bind(await lease.session(`layer-backward:${key}`, () => segments.backward)));
+    const adding = withWeights(bind(await lease.session(`layer-backward-adding:${key}`, () => segments.backwardAdding)));
+    for (const local of kind.trainable) {
+      const gradient = model.parameters.gradient(`${layerPrefix(index)}.${local}`);
+      backward.binding.output(`gradient.${local}`, gradient);
+      adding.binding.output(`gradient.${local}`, gradient).input(`sum.${local}`, gradient);
+    }
+    return new LayerPass(index, config.hiddenSize, forward, backward, adding, segments.saved, kind.inputGradient);
+  }
+
+  /** x [M,C] → y [M,C]; what the backward segment wants goes into this layer's buffers. */
+  async forward(x: Tensor, y: Tensor, shape: ShapeInputs, activations: Activations, signal: AbortSignal | undefined): Promise<void> {
+    const { session, binding } = this.forwardStep;
+    this.bindShape(this.forwardStep, x, shape);
+    binding.output('y', y);
+    for (const saved of this.saved) binding.output(saved.name, this.savedTensor(saved, activations));
+    await session.run(binding, { lane, signal });
+  }
+
+  /** dy [M,C] → gradients of this layer's parameters (written, or added when `adding`) and dx [M,C] where something below is trained. */
+  async backward(x: Tensor, dy: Tensor, dx: Tensor, adding: boolean, shape: ShapeInputs, activations: Activations, signal: AbortSignal | undefined): Promise<void> {
+    const step = (adding ? this.addingStep : this.backwardStep)!;
+    this.bindShape(step, x, shape);
+    step.binding.input('dy', dy);
+    for (const saved of this.saved) step.binding.input(saved.name, this.savedTensor(saved, activations));
+    if (this.inputGradient) step.binding.output('dx', dx);
+    await step.session.run(step.binding, { lane, signal });
+  }
+
+  dispose(): void {
+    for (const step of [this.forwardStep, this.backwardStep, this.addingStep]) step?.binding.dispose();
+  }
+
+  private bindShape({ session, binding }: Step, x: Tensor, shape: ShapeInputs): void {
+    const given: Readonly<Record<string, Tensor>> = { x, positions: shape.positions, cos: shape.cos, sin: shape.sin, mask: shape.mask };
+    for (const { name } of session.inputs) {
+      const tensor = given[name];
+      if (tensor !== undefined) binding.input(name, tensor);
+    }
+  }
+
+  private savedTensor(saved: LayerSegments['saved'][number], activations: Activations): Tensor {
+    return activations.get(`${this.index}/${saved.name}`, saved.shape[1] as number);
+  }
+
+  /** Elements kept per token of the micro-batch, the layer's input included. */
+  get savedWidth(): number {
+    return this.hiddenSize + this.saved.reduce((sum, { shape }) => sum + (shape[1] as number), 0);
+  }
+}
+
+function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest: number, saved: LayerKind['saved']): LayerKind {
+  const prefix = layerPrefix(index);
+  const lora = new Map<LinearModule, { rank: number; scaling: number }>();
+  for (const module of LINEAR_MODULES) {
+    const tensors = model.lora.get(`${prefix}.${module}`);
+    if (tensors !== undefined) lora.set(module, { rank: tensors.rank, scaling: tensors.scaling });
+  }
+  const names = [...layerParameters(config, lora).keys()];
+  const trainable = new Set(names.filter((local) => model.parameters?.has(`${prefix}.${local}`) === true));
+  return { lora, trainable, inputGradient: index > lowest, saved };
+}
+
+/** This layer's tensors under their local names. */
+async function layerTensors(config: DecoderConfig, model: StageModel, index: number, lora: LayerKind['lora']): Promise<Map<string, Tensor>> {
+  const prefix = layerPrefix(index);
+  const tensors = new Map<string, Tensor>();
+  for (const module of lora.keys()) {
+    const { a, b } = model.lora.get(`${prefix}.${module}`)!;
+    tensors.set(loraA(module), a).set(loraB(module), b);
+  }
+  for (const local of layerParameters(config, lora).keys()) {
+    if (!tensors.has(local)) tensors.set(local, await model.tensor(`${prefix}.${local}`));
+  }
+  return tensors;
+}

@@ -1,0 +1,121 @@
+/**
+ * Forward and backward over the whole model, segment by segment: every run is one layer or a piece of the head, so that memory is
+ * bounded by what is kept between segments and other lanes run in between. Invariant: layers below the lowest trained one keep
+ * nothing and get no backward run.
+ */
+import { ropeTables } from '../models/config.js';
+import { EMBEDDING_WEIGHT, layerPrefix } from '../models/decoder.js';
+import type { Runtime, Tensor } from '../runtime/index.js';
+import { Activations, ShapeInputsCache, type ShapeInputs } from './activations.js';
+import type { MicroBatch } from './batches.js';
+import { HeadPass } from './head-pass.js';
+import { LayerPass, type StageModel } from './layer-pass.js';
+import type { SavedActivations } from './specification.js';
+import type { BaseLease } from './training-host.js';
+
+export interface PassOptions {
+  readonly savedActivations: SavedActivations;
+  /** Longest micro-batch, padding included. */
+  readonly maxLengthTokens: number;
+}
+
+export class ModelPass {
+  private readonly activations: Activations;
+
+  private constructor(
+    private readonly runtime: Runtime,
+    private readonly hiddenSize: number,
+    private readonly layers: readonly LayerPass[],
+    private readonly head: HeadPass,
+    private readonly shapes: ShapeInputsCache,
+    /** First layer with a backward run; layers.length when only the head is trained. */
+    private readonly lowest: number,
+  ) {
+    this.activations = new Activations(runtime);
+  }
+
+  static async create(lease: BaseLease, model: StageModel, options: PassOptions): Promise<ModelPass> {
+    const { config, runtime } = lease;
+    const lowest = lowestTrained(model, config.layers);
+    const head = await HeadPass.create(lease, model, lowest < config.layers);
+    const layers: LayerPass[] = [];
+    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, options.savedActivations));
+    const shapes = new ShapeInputsCache(runtime, ropeTables(config, options.maxLengthTokens), config.headDim / 2, config.slidingWindowTokens);
+    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest));
+  }
+
+  /** Bytes of activations that one token of a micro-batch keeps between forward and backward. */
+  get savedBytesPerToken(): number {
+    return 4 * this.layers.reduce((sum, layer, i) => sum + (i < this.lowest ? 0 : layer.savedWidth), 3 * this.hiddenSize);
+  }
+
+  /**
+   * Sum of the micro-batch's losses in nats; the gradients of scale · loss are written to the parameters, or added when `adding`.
+   * Aborting rejects with CANCELLED and leaves gradients incomplete.
+   */
+  async gradients(batch: MicroBatch, scale: number, adding: boolean, signal: AbortSignal | undefined): Promise<number> {
+    const shape = this.prepare(batch);
+    const x = await this.forward(batch, shape, signal);
+    let dy = this.matrix('gradient/0');
+    let dx = this.matrix('gradient/1');
+    const loss = await this.head.loss(x, batch, { scale, adding, dx: dy }, signal);
+    for (let i = this.layers.length - 1; i >= this.lowest; i--) {
+      await this.layers[i]!.backward(this.input(i), dy, dx, adding, shape, this.activations, signal);
+      [dy, dx] = [dx, dy];
+    }
+    await this.head.embedGradient(batch, dy, adding, signal);
+    return loss;
+  }
+
+  /** Sum of the micro-batch's losses in nats. Only for a pass without parameters: it would overwrite their gradients. */
+  async loss(batch: MicroBatch, signal: AbortSignal | undefined): Promise<number> {
+    return this.head.loss(await this.forward(batch, this.prepare(batch), signal), batch, undefined, signal);
+  }
+
+  /** Logits of one row of tokens, [positions.length, V], row-major. */
+  async logits(tokens: readonly number[], positions: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
+    const batch = { rows: 1, length: tokens.length, tokens: BigInt64Array.from(tokens, BigInt) };
+    return this.head.logits(await this.forward(batch, this.prepare(batch), signal), positions, signal);
+  }
+
+  dispose(): void {
+    for (const layer of this.layers) layer.dispose();
+    this.head.dispose();
+    this.shapes.dispose();
+    this.activations.dispose();
+  }
+
+  private prepare(batch: Pick<MicroBatch, 'rows' | 'length'>): ShapeInputs {
+    this.activations.resize(batch.rows * batch.length);
+    return this.shapes.get(batch.rows, batch.length);
+  }
+
+  private async forward(batch: Pick<MicroBatch, 'rows' | 'length' | 'tokens'>, shape: ShapeInputs, signal: AbortSignal | undefined): Promise<Tensor> {
+    const tokens = this.runtime.from(batch.tokens, 'int64', [batch.rows, batch.length]);
+    try {
+      await this.head.embed(tokens, this.input(0), signal);
+    } finally {
+      tokens.dispose();
+    }
+    for (const [i, layer] of this.layers.entries()) await layer.forward(this.input(i), this.input(i + 1), shape, this.activations, signal);
+    return this.input(this.layers.length);
+  }
+
+  /** Input of layer i, or the head's for i = layers.length. Below the lowest trained layer two buffers take turns. */
+  private input(i: number): Tensor {
+    return this.matrix(i < this.lowest ? `input/even-odd/${i % 2}` : `input/${i}`);
+  }
+
+  private matrix(name: string): Tensor {
+    return this.activations.get(name, this.hiddenSize);
+  }
+}
+
+/** −1 when the embedding is trained, else the index of the lowest layer with a trained parameter, else the number of layers. */
+function lowestTrained(model: StageModel, layers: number): number {
+  const { parameters } = model;
+  if (parameters === undefined) return layers;
+  if (parameters.has(EMBEDDING_WEIGHT)) return -1;
+  for (let i = 0; i < layers; i++) if (parameters.names.some((name) => name.startsWith(`${layerPrefix(i)}.`))) return i;
+  return layers;
+}

@@ -1,0 +1,157 @@
+/**
+ * A whole tuning job: specification and rows in, adapter content out. `runTuning` renders examples of a checkpoint's tokenizer;
+ * `trainOnTokens` takes rows of tokens and plain arrays and is what trains the embedded base from scratch.
+ */
+import { LoricaError } from '../common/errors.js';
+import { weightShapes, type DecoderConfig } from '../models/config.js';
+import type { Checkpoint } from '../models/checkpoint.js';
+import { renderExample, truncateRendered, type PromptExample, type RenderedExample } from '../models/prompt.js';
+import type { Runtime } from '../runtime/index.js';
+import { tokenRow, type TokenRow } from './batches.js';
+import type { StepEvent, TuningResult } from './events.js';
+import { ModelPass } from './model-pass.js';
+import { selectTrainable } from './selection.js';
+import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
+import { longestPadded, meanLoss, trainStage, type StageOutcome } from './trainer.js';
+import { TrainingHost } from './training-host.js';
+import { WorkingModel } from './working-model.js';
+
+export interface TuningInput {
+  readonly checkpoint: Checkpoint;
+  readonly host: TrainingHost;
+  readonly specification: TuningSpecification;
+  /** Rows of a data set that a stage names. */
+  readonly examples: (dataset: string) => AsyncIterable<PromptExample> | Iterable<PromptExample>;
+  /** Called after every step, in order; awaited. */
+  readonly emit: (event: StepEvent) => void | Promise<void>;
+  readonly signal?: AbortSignal;
+  readonly activationBudgetBytes?: number;
+}
+
+/**
+ * Checks the whole specification before any work: defaults, selections and numbers of every stage. Throws INVALID_ARGUMENT with
+ * all broken rules of the first stage that has any.
+ */
+export function checkTuning(specification: TuningSpecification, config: DecoderConfig): readonly ResolvedStage[] {
+  checkSpecification(specification);
+  return specification.stages.map((stage, i) => {
+    const path = `specification.stages[${i}]`;
+    const resolved = resolveStage(stage, config.maxPositionTokens, path);
+    selectTrainable(config, resolved.trainable, `${path}.trainable`);
+    return resolved;
+  });
+}
+
+/** Runs all stages. Throws INVALID_ARGUMENT, TRAINING_DIVERGED, CANCELLED; nothing is written anywhere. */
+export async function runTuning(input: TuningInput): Promise<TuningResult> {
+  const { checkpoint, signal } = input;
+  const { config, weights, digest } = checkpoint;
+  const stages = checkTuning(input.specification, config);
+  const lease = input.host.lease({ key: digest, config, weights });
+  try {
+    const working = new WorkingModel(lease);
+    const outcomes: StageOutcome[] = [];
+    let skippedRows = 0;
+    for (const [stageIndex, stage] of stages.entries()) {
+      const { rows, skipped } = await renderRows(input, stage);
+      skippedRows += skipped;
+      const model = await working.begin(selectTrainable(config, stage.trainable), input.specification.seed, stage.decayNorms);
+      outcomes.push(await trainStage({
+        lease, model, stage, stageIndex, rows, seed: input.specification.seed, emit: input.emit, signal,
+        ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
+      }));
+    }
+    return { ...summary(outcomes), content: await working.content(), skippedRows };
+  } finally {
+    await lease.release();
+  }
+}
+
+function summary(outcomes: readonly StageOutcome[]): Omit<TuningResult, 'content' | 'skippedRows'> {
+  const total = (key: 'steps' | 'tokens' | 'elapsedMs'): number => outcomes.reduce((sum, outcome) => sum + outcome[key], 0);
+  return {
+    steps: total('steps'), tokens: total('tokens'), finalLoss: outcomes.at(-1)!.finalLoss,
+    tokensPerSecond: (1000 * total('tokens')) / total('elapsedMs'),
+    peakMemoryBytes: Math.max(...outcomes.map((outcome) => outcome.peakMemoryBytes)),
+  };
+}
+
+/** Rows between two turns of the event loop. */
+const RENDER_AT_ONCE = 64;
+
+async function renderRows(input: TuningInput, stage: ResolvedStage): Promise<{ rows: TokenRow[]; skipped: number }> {
+  const { checkpoint, signal } = input;
+  const options = { loss: stage.loss, ...(stage.labelTemplate === undefined ? {} : { labelTemplate: stage.labelTemplate }) };
+  const rows: TokenRow[] = [];
+  let seen = 0;
+  for await (const example of input.examples(stage.dataset)) {
+    const rendered = renderExample(example, checkpoint.tokenizer, checkpoint.chatTemplate, options);
+    const row = tokenRow(truncateRendered(rendered, stage.maxLengthTokens, checkpoint.tokenizer.bosTokenId));
+    if (row !== undefined) rows.push(row);
+    if (++seen % RENDER_AT_ONCE === 0) await new Promise((resolve) => setImmediate(resolve));
+    if (signal?.aborted === true) throw new LoricaError('CANCELLED', 'CANCELLED', 'tuning was cancelled', { cause: signal.reason });
+  }
+  if (rows.length > 0) return { rows, skipped: seen - rows.length };
+  throw new LoricaError('INVALID_ARGUMENT', 'DATASET_INVALID', `${stage.dataset} has ${seen} rows, and in none of them a token that counts in the loss`, {
+    hint: 'Completions, labels and assistant turns must not be empty.',
+  });
+}
+
+export interface TokenTrainingInput {
+  readonly runtime: Runtime;
+  readonly config: DecoderConfig;
+  /** Every tensor of `weightShapes(config)`, [out, in] row-major; not written to. */
+  readonly initialTensors: ReadonlyMap<string, Float32Array>;
+  /** Tokens with the mask of those that count; ids below config.vocabSize. */
+  readonly rows: readonly RenderedExample[];
+  /** As in a job; the default trainable selection is full. */
+  readonly stage: Omit<StageSpecification, 'dataset' | 'trainable' | 'maxLengthTokens'> & { readonly trainable?: TrainableSelection };
+  readonly seed: number;
+  readonly emit: (event: StepEvent) => void | Promise<void>;
+  /** Held-out rows: their mean loss is measured every `everySteps` steps and at the end. */
+  readonly validation?: { readonly rows: readonly RenderedExample[]; readonly everySteps: number; readonly report: (step: number, loss: number) => void };
+  readonly signal?: AbortSignal;
+  readonly activationBudgetBytes?: number;
+}
+
+/** Trains on rows of tokens. Returns all tensors of the model, LoRA merged, and how it went. */
+export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readonly tensors: Map<string, Float32Array>; readonly outcome: StageOutcome }> {
+  const { config, initialTensors, runtime, seed, signal, validation } = input;
+  const shapes = weightShapes(config);
+  for (const [name, shape] of shapes) {
+    const data = initialTensors.get(name);
+    const count = shape.reduce((n, d) => n * d, 1);
+    if (data?.length !== count) throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `initialTensors: ${name} needs ${count} elements, not ${data?.length ?? 'none'}`);
+  }
+  const stage = resolveStage({ ...input.stage, trainable: input.stage.trainable ?? { kind: 'full' }, dataset: 'tokens' }, config.maxPositionTokens);
+  const weights = { shape: (name: string) => shapes.get(name)!, float32: (name: string) => Promise.resolve(initialTensors.get(name)!.slice()) };
+  const lease = new TrainingHost(runtime).lease({ key: 'tokens', config, weights });
+  let validator: ModelPass | undefined;
+  try {
+    const rows = input.rows.map((row) => tokenRow(row)).filter((row) => row !== undefined);
+    const working = new WorkingModel(lease);
+    const model = await working.begin(selectTrainable(config, stage.trainable), seed, stage.decayNorms);
+    const heldOut = (validation?.rows ?? []).map((row) => tokenRow(row)).filter((row) => row !== undefined);
+    if (heldOut.length > 0) validator = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: longestPadded(heldOut) });
+    const outcome = await trainStage({
+      lease, model, stage, stageIndex: 0, rows, seed, signal,
+      emit: async (event) => {
+        await input.emit(event);
+        if (validator === undefined || validation === undefined || (event.step % validation.everySteps !== 0 && event.step !== event.totalSteps)) return;
+        validation.report(event.step, await meanLoss(validator, heldOut, signal));
+      },
+      ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
+    });
+    return { tensors: await allTensors(working, initialTensors), outcome };
+  } finally {
+    validator?.dispose();
+    await lease.release();
+  }
+}
+
+async function allTensors(working: WorkingModel, initial: ReadonlyMap<string, Float32Array>): Promise<Map<string, Float32Array>> {
+  const tensors = new Map(initial);
+  const content = await working.variant();
+  for (const [name, { data }] of content.tensors) tensors.set(name, data as Float32Array);
+  return tensors;
+}
