@@ -37,6 +37,7 @@ export type ErrorReason =
   | 'ADAPTER_IN_USE'
   | 'TARGET_NOT_FOUND'
   | 'TENANT_NOT_FOUND'
+  | 'API_KEY_NOT_FOUND'
   | 'JOB_NOT_FOUND'
   | 'JOB_STATE'
   | 'JOB_LOST'

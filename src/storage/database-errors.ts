@@ -2,7 +2,7 @@
  * Driver errors as LoricaErrors: a full disk and an unreachable server are things that a user can meet; all else passes unchanged
  * (a constraint that a layer handles, or a defect). SQLSTATE: PostgreSQL documentation, appendix A.
  */
-import { isStorageFull, LoricaError } from '../common/errors.js';
+import { invalidFields, isStorageFull, LoricaError } from '../common/errors.js';
 
 const UNREACHABLE = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOTFOUND', 'ETIMEDOUT', 'EPIPE', 'EAI_AGAIN', 'EHOSTUNREACH']);
 
@@ -31,6 +31,7 @@ export function fromDriver(error: unknown): unknown {
   if (lost) {
     return new LoricaError('UNAVAILABLE', 'UPSTREAM_UNAVAILABLE', 'the database cannot be reached', { cause: error, retryAfterMs: 1000 });
   }
+  if (code === '22021') return invalidFields([{ field: 'request', description: 'holds text with a NUL character, which cannot be stored or looked up' }]);
   if (code === '40001' || code === '40P01') {
     return new LoricaError('ABORTED', 'UPSTREAM_UNAVAILABLE', 'the database gave up on a conflicting change; try again', { cause: error, retryAfterMs: 50 });
   }

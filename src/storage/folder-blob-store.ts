@@ -120,10 +120,13 @@ async function writeDurably(path: string, bytes: Bytes): Promise<BlobInfo> {
   let count = 0;
   const file = await open(path, 'wx');
   try {
-    for await (const piece of bytes instanceof Uint8Array ? pieces(bytes) : bytes) {
-      hash.update(piece);
-      count += piece.length;
-      await writeAll(file, piece);
+    for await (const whole of bytes instanceof Uint8Array ? [bytes] : bytes) {
+      // In small pieces, so that hashing a large one does not hold up the event loop.
+      for (const piece of pieces(whole)) {
+        hash.update(piece);
+        count += piece.length;
+        await writeAll(file, piece);
+      }
     }
     await file.sync();
   } finally {

@@ -146,7 +146,7 @@ export class TenantStore {
       `UPDATE api_keys SET revoke_time = coalesce(revoke_time, now()) WHERE tenant = $1 AND id = $2 RETURNING ${KEY_COLUMNS}`,
       [tenant, keyId],
     );
-    if (row === undefined) throw notFound('TENANT_NOT_FOUND', `tenants/${tenant}/apiKeys/${keyId}`);
+    if (row === undefined) throw notFound('API_KEY_NOT_FOUND', `tenants/${tenant}/apiKeys/${keyId}`);
     return toApiKey(row);
   }
 }

@@ -1,0 +1,32 @@
+/**
+ * What a version's digest is taken over: a small canonical JSON text that names the base, the settings that change the output, and the digest of the
+ * tensor file. The file is canonical too (float32 LoRA matrices under PEFT's names, or a variant's tensors as they are; sorted; no metadata), so equal
+ * content has one digest however it came: tuned here, or imported as another dtype or with other irrelevant settings.
+ * Invariant: the text is never changed after publication; `digestOf(text)` is the version's digest.
+ */
+import { createHash } from 'node:crypto';
+import type { AdapterKind, LoraModule } from './adapter.js';
+
+export interface Manifest {
+  readonly format: 'lorica.adapter.v1';
+  readonly kind: AdapterKind;
+  readonly baseDigest: string;
+  /** LoRA only, sorted by module. */
+  readonly modules: readonly { readonly module: string; readonly rank: number; readonly scaling: number }[];
+  readonly tensors: { readonly sha256: string; readonly bytes: number };
+}
+
+export function manifestText(kind: AdapterKind, baseDigest: string, modules: readonly LoraModule[], tensors: Manifest['tensors']): string {
+  const manifest: Manifest = {
+    format: 'lorica.adapter.v1',
+    kind,
+    baseDigest,
+    modules: modules.map(({ module, rank, scaling }) => ({ module, rank, scaling })).sort((a, b) => (a.module < b.module ? -1 : 1)),
+    tensors: { sha256: tensors.sha256, bytes: tensors.bytes },
+  };
+  return JSON.stringify(manifest);
+}
+
+export function digestOf(manifest: string): string {
+  return `sha256:${createHash('sha256').update(manifest).digest('hex')}`;
+}
