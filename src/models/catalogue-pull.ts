@@ -81,7 +81,7 @@ export async function pullEntry(entry: CatalogueEntry, options: PullOptions = {}
     });
   } catch (error) {
     if (options.signal?.aborted === true) throw new LoricaError('CANCELLED', 'CANCELLED', `fetching ${entry.id} was cancelled`, { cause: error });
-    throw storageError(target, error);
+    throw (error as NodeJS.ErrnoException).code === undefined || error instanceof LoricaError ? error : storageError(target, error);
   }
 }
 

@@ -2,12 +2,13 @@
 
 const BLOCK_BYTES = 512;
 
-/** Yields the bytes of the file called `member`, then stops reading; yields nothing when there is none. Throws on a damaged header. */
+/** Yields the bytes of the first file called `member` and reads on to the end; yields nothing when there is none. Throws on a damaged header. */
 export async function* tarMember(source: AsyncIterable<Buffer>, member: string): AsyncGenerator<Buffer> {
   let pending: Buffer = Buffer.alloc(0);
   let left = 0;
   let padding = 0;
   let wanted = false;
+  let found = false;
   for await (const chunk of source) {
     pending = pending.length === 0 ? chunk : Buffer.concat([pending, chunk]);
     while (pending.length > 0) {
@@ -18,7 +19,7 @@ export async function* tarMember(source: AsyncIterable<Buffer>, member: string):
         if (wanted) yield part;
         continue;
       }
-      if (wanted) return;
+      wanted = false;
       if (padding > 0) {
         const skipped = Math.min(padding, pending.length);
         pending = pending.subarray(skipped);
@@ -31,7 +32,8 @@ export async function* tarMember(source: AsyncIterable<Buffer>, member: string):
       if (header === undefined) continue;
       left = header.bytes;
       padding = (BLOCK_BYTES - (left % BLOCK_BYTES)) % BLOCK_BYTES;
-      wanted = header.regular && header.name === member;
+      wanted = !found && header.regular && header.name === member;
+      found ||= wanted;
     }
   }
 }

@@ -105,7 +105,7 @@ function byteLevelJson(metadata: Metadata, vocabulary: Vocabulary, label: string
       ],
     },
     post_processor: postProcessor(metadata, vocabulary.tokens, pre.ignoreMerges),
-    decoder: { type: 'ByteLevel' },
+    decoder: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: false, use_regex: false },
     model: { type: 'BPE', vocab: vocabularyMap(vocabulary.tokens), merges: list(metadata, 'merges', 'string', label), ignore_merges: pre.ignoreMerges },
   };
 }
