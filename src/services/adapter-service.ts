@@ -188,6 +188,10 @@ export function adapterHandlers({ adapters, models, targets, engine, once, maxAd
       const { tenant, ids } = alias;
       return moveAlias(request, alias, context, () => adapters.rollback({ tenant, adapter: ids[0]!, alias: ids[1]!, ...(request.etag === '' ? {} : { etag: request.etag }) }));
     },
+    deleteAdapterAlias: async (request, context) => {
+      const { name: resource, tenant, ids } = changing('adapterAlias', request, context);
+      return remove(request, resource, context, () => adapters.deleteAlias({ tenant, adapter: ids[0]!, alias: ids[1]!, ...(request.etag === '' ? {} : { etag: request.etag }) }));
+    },
     listResidency: async (request, context): Promise<ListResidencyResponse> => {
       const { tenant } = name('tenant', 'parent', request.parent, context);
       const own = `tenants/${tenant}/adapters/`;

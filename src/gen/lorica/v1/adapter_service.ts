@@ -33,10 +33,6 @@ import {
 } from "./resources.js";
 import { FileChunk } from "./types.js";
 
-export const protobufPackage = "lorica.v1";
-
-export const protobufFileName = "lorica/v1/adapter_service.proto";
-
 /** Adapters, their versions and aliases. */
 
 /** One message of an import. */
@@ -230,6 +226,16 @@ export interface RollbackAdapterAliasRequest {
   /** `tenants/{t}/adapters/{a}/aliases/{alias}`. Required. */
   name: string;
   /** When given, must be the alias's etag; compare-and-set. */
+  etag: string;
+  /** A UUID. The same id with the same body gives the first answer again, for 24 hours. */
+  requestId: string;
+}
+
+/** Asks to delete an alias. */
+export interface DeleteAdapterAliasRequest {
+  /** `tenants/{t}/adapters/{a}/aliases/{alias}`. Required. */
+  name: string;
+  /** When given, must be the alias's etag. */
   etag: string;
   /** A UUID. The same id with the same body gives the first answer again, for 24 hours. */
   requestId: string;
@@ -2250,6 +2256,111 @@ export const RollbackAdapterAliasRequest: MessageFns<RollbackAdapterAliasRequest
   },
 };
 
+function createBaseDeleteAdapterAliasRequest(): DeleteAdapterAliasRequest {
+  return { name: "", etag: "", requestId: "" };
+}
+
+export const DeleteAdapterAliasRequest: MessageFns<DeleteAdapterAliasRequest> = {
+  encode(message: DeleteAdapterAliasRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.etag !== "") {
+      writer.uint32(18).string(message.etag);
+    }
+    if (message.requestId !== "") {
+      writer.uint32(26).string(message.requestId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteAdapterAliasRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteAdapterAliasRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.etag = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeleteAdapterAliasRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      etag: isSet(object.etag) ? globalThis.String(object.etag) : "",
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+    };
+  },
+
+  toJSON(message: DeleteAdapterAliasRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.etag !== "") {
+      obj.etag = message.etag;
+    }
+    if (message.requestId !== "") {
+      obj.requestId = message.requestId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteAdapterAliasRequest>): DeleteAdapterAliasRequest {
+    return DeleteAdapterAliasRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeleteAdapterAliasRequest>): DeleteAdapterAliasRequest {
+    const message = createBaseDeleteAdapterAliasRequest();
+    message.name = object.name ?? "";
+    message.etag = object.etag ?? "";
+    message.requestId = object.requestId ?? "";
+    return message;
+  },
+};
+
 function createBaseListResidencyRequest(): ListResidencyRequest {
   return { parent: "" };
 }
@@ -2594,7 +2705,7 @@ export const AdapterServiceService = {
     responseSerialize: (value: Adapter): Buffer => Buffer.from(Adapter.encode(value).finish()),
     responseDeserialize: (value: Buffer): Adapter => Adapter.decode(value),
   },
-  /** Deletes an adapter with its versions and aliases. Running generations finish. */
+  /** Deletes an adapter with its versions; refused while an alias points to one. Running generations finish. */
   deleteAdapter: {
     path: "/lorica.v1.AdapterService/DeleteAdapter" as const,
     requestStream: false as const,
@@ -2694,6 +2805,17 @@ export const AdapterServiceService = {
     responseSerialize: (value: AdapterAlias): Buffer => Buffer.from(AdapterAlias.encode(value).finish()),
     responseDeserialize: (value: Buffer): AdapterAlias => AdapterAlias.decode(value),
   },
+  /** Deletes an alias; the version stays. Running generations finish. */
+  deleteAdapterAlias: {
+    path: "/lorica.v1.AdapterService/DeleteAdapterAlias" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: DeleteAdapterAliasRequest): Buffer =>
+      Buffer.from(DeleteAdapterAliasRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): DeleteAdapterAliasRequest => DeleteAdapterAliasRequest.decode(value),
+    responseSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
+    responseDeserialize: (value: Buffer): Empty => Empty.decode(value),
+  },
   /** Lists which of a tenant's versions are in memory for serving. */
   listResidency: {
     path: "/lorica.v1.AdapterService/ListResidency" as const,
@@ -2722,7 +2844,7 @@ export interface AdapterServiceServer extends UntypedServiceImplementation {
   listAdapters: handleUnaryCall<ListAdaptersRequest, ListAdaptersResponse>;
   /** Changes display name, description and labels. */
   updateAdapter: handleUnaryCall<UpdateAdapterRequest, Adapter>;
-  /** Deletes an adapter with its versions and aliases. Running generations finish. */
+  /** Deletes an adapter with its versions; refused while an alias points to one. Running generations finish. */
   deleteAdapter: handleUnaryCall<DeleteAdapterRequest, Empty>;
   /** Returns a version. */
   getAdapterVersion: handleUnaryCall<GetAdapterVersionRequest, AdapterVersion>;
@@ -2740,6 +2862,8 @@ export interface AdapterServiceServer extends UntypedServiceImplementation {
   promoteAdapterAlias: handleUnaryCall<PromoteAdapterAliasRequest, AdapterAlias>;
   /** Moves an alias back to the version that it pointed to before. */
   rollbackAdapterAlias: handleUnaryCall<RollbackAdapterAliasRequest, AdapterAlias>;
+  /** Deletes an alias; the version stays. Running generations finish. */
+  deleteAdapterAlias: handleUnaryCall<DeleteAdapterAliasRequest, Empty>;
   /** Lists which of a tenant's versions are in memory for serving. */
   listResidency: handleUnaryCall<ListResidencyRequest, ListResidencyResponse>;
 }
@@ -2824,7 +2948,7 @@ export interface AdapterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Adapter) => void,
   ): ClientUnaryCall;
-  /** Deletes an adapter with its versions and aliases. Running generations finish. */
+  /** Deletes an adapter with its versions; refused while an alias points to one. Running generations finish. */
   deleteAdapter(
     request: DeleteAdapterRequest,
     callback: (error: ServiceError | null, response: Empty) => void,
@@ -2968,6 +3092,22 @@ export interface AdapterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: AdapterAlias) => void,
   ): ClientUnaryCall;
+  /** Deletes an alias; the version stays. Running generations finish. */
+  deleteAdapterAlias(
+    request: DeleteAdapterAliasRequest,
+    callback: (error: ServiceError | null, response: Empty) => void,
+  ): ClientUnaryCall;
+  deleteAdapterAlias(
+    request: DeleteAdapterAliasRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: Empty) => void,
+  ): ClientUnaryCall;
+  deleteAdapterAlias(
+    request: DeleteAdapterAliasRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: Empty) => void,
+  ): ClientUnaryCall;
   /** Lists which of a tenant's versions are in memory for serving. */
   listResidency(
     request: ListResidencyRequest,
@@ -2997,7 +3137,7 @@ export const AdapterServiceClient = makeGenericClientConstructor(
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;
 
-export type DeepPartial<T> = T extends Builtin ? T
+type DeepPartial<T> = T extends Builtin ? T
   : T extends globalThis.Array<infer U> ? globalThis.Array<DeepPartial<U>>
   : T extends ReadonlyArray<infer U> ? ReadonlyArray<DeepPartial<U>>
   : T extends { $case: string; value: unknown } ? { $case: T["$case"]; value?: DeepPartial<T["value"]> }
@@ -3041,7 +3181,7 @@ function isSet(value: any): boolean {
   return value !== null && value !== undefined;
 }
 
-export interface MessageFns<T> {
+interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
   decode(input: BinaryReader | Uint8Array, length?: number): T;
   fromJSON(object: any): T;

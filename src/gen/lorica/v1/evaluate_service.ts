@@ -22,10 +22,6 @@ import { Timestamp } from "../../google/protobuf/timestamp.js";
 import { Evaluation, EvaluationSpecification } from "./resources.js";
 import { Heartbeat } from "./types.js";
 
-export const protobufPackage = "lorica.v1";
-
-export const protobufFileName = "lorica/v1/evaluate_service.proto";
-
 /** Evaluations. */
 
 /** Asks to create and watch an evaluation. */
@@ -1481,7 +1477,7 @@ export const EvaluateServiceClient = makeGenericClientConstructor(
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;
 
-export type DeepPartial<T> = T extends Builtin ? T
+type DeepPartial<T> = T extends Builtin ? T
   : T extends globalThis.Array<infer U> ? globalThis.Array<DeepPartial<U>>
   : T extends ReadonlyArray<infer U> ? ReadonlyArray<DeepPartial<U>>
   : T extends { $case: string; value: unknown } ? { $case: T["$case"]; value?: DeepPartial<T["value"]> }
@@ -1525,7 +1521,7 @@ function isSet(value: any): boolean {
   return value !== null && value !== undefined;
 }
 
-export interface MessageFns<T> {
+interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
   decode(input: BinaryReader | Uint8Array, length?: number): T;
   fromJSON(object: any): T;

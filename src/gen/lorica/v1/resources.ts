@@ -8,10 +8,6 @@ import { JobError } from "./errors.js";
 import { LossScope, lossScopeFromJSON, lossScopeToJSON, lossScopeToNumber, TuningSpecification } from "./tuning.js";
 import { LabelTemplate, ServedBy } from "./types.js";
 
-export const protobufPackage = "lorica.v1";
-
-export const protobufFileName = "lorica/v1/resources.proto";
-
 /** The resources of the API. Fields are set by the server unless a comment says otherwise. */
 
 /** Where a base model came from. */
@@ -4149,7 +4145,7 @@ function floatToJson(value: number | null | undefined): number | string | null |
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;
 
-export type DeepPartial<T> = T extends Builtin ? T
+type DeepPartial<T> = T extends Builtin ? T
   : T extends globalThis.Array<infer U> ? globalThis.Array<DeepPartial<U>>
   : T extends ReadonlyArray<infer U> ? ReadonlyArray<DeepPartial<U>>
   : T extends { $case: string; value: unknown } ? { $case: T["$case"]; value?: DeepPartial<T["value"]> }
@@ -4197,7 +4193,7 @@ function isSet(value: any): boolean {
   return value !== null && value !== undefined;
 }
 
-export interface MessageFns<T> {
+interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
   decode(input: BinaryReader | Uint8Array, length?: number): T;
   fromJSON(object: any): T;

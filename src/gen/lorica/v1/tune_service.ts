@@ -23,10 +23,6 @@ import { TuningJob } from "./resources.js";
 import { TuningSpecification } from "./tuning.js";
 import { Heartbeat } from "./types.js";
 
-export const protobufPackage = "lorica.v1";
-
-export const protobufFileName = "lorica/v1/tune_service.proto";
-
 /** Tuning jobs. */
 
 /** Asks to create and watch a job. */
@@ -1650,7 +1646,7 @@ function floatToJson(value: number | null | undefined): number | string | null |
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;
 
-export type DeepPartial<T> = T extends Builtin ? T
+type DeepPartial<T> = T extends Builtin ? T
   : T extends globalThis.Array<infer U> ? globalThis.Array<DeepPartial<U>>
   : T extends ReadonlyArray<infer U> ? ReadonlyArray<DeepPartial<U>>
   : T extends { $case: string; value: unknown } ? { $case: T["$case"]; value?: DeepPartial<T["value"]> }
@@ -1694,7 +1690,7 @@ function isSet(value: any): boolean {
   return value !== null && value !== undefined;
 }
 
-export interface MessageFns<T> {
+interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;
   decode(input: BinaryReader | Uint8Array, length?: number): T;
   fromJSON(object: any): T;
