@@ -1,10 +1,11 @@
 """Writes the reference values of SmolLM2-135M-Instruct (the Q4_1 GGUF of the catalogue) under test/golden/smollm2/:
 
     tokens.json                 token ids of 200 strings, from Rust `tokenizers` with the vocabulary and merges of the file and
-                                SmolLM2's published pre-tokenization (single digits, then GPT-2's pattern)
+                                SmolLM2's published pre-tokenization (single digits, then GPT-2's pattern);
+                                transformers' own reading of GGUF tokenizers ignores the digits
     chat.json                   chat renderings from transformers: the model's own template, and templates of other idioms
     logits-{name}.safetensors   two prompts through transformers on the CPU, weights dequantized to float32 by the `gguf` package:
-                                tokens [T], last [V] (all logits of the last position), columns [64], at_columns [T,64], argmax [T]
+                                tokens [T], last [V] (all logits of the last position), columns [63], at_columns [T,63], argmax [T]
 
 Run: $(scripts/python-env.sh) scripts/golden/smollm2.py PATH/SmolLM2-135M-Instruct.Q4_1.gguf
 """

@@ -4,6 +4,7 @@
     tiny-llama-float16/      float16, untied, biases on attention and MLP
     tiny-llama-sharded/      bfloat16 in several files, untied, llama3 rope scaling
     tiny-llama-logits.json   tokens and float32 logits [T,V] of each, from transformers on the CPU
+    rope.json                rotary cos and sin at some positions, for every kind of scaling
 
 Run: $(scripts/python-env.sh) scripts/golden/tiny_llama.py
 """
@@ -66,6 +67,27 @@ def save(name, made, dtype, **options):
     return {"tokens": tokens, "logits": [[float(f"{x:.8g}") for x in row] for row in logits.tolist()]}
 
 
+def rope():
+    """cos and sin [headDim/2] at chosen positions, from transformers' own rotary embedding."""
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    kinds = {
+        "default": dict(rope_type="default", rope_theta=100000.0),
+        "linear": dict(rope_type="linear", rope_theta=10000.0, factor=4.0),
+        "llama3": dict(
+            rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192
+        ),
+    }
+    positions = [0, 1, 2, 17, 255, 1023, 4095]
+    out = []
+    for name, parameters in kinds.items():
+        config = LlamaConfig(hidden_size=256, num_attention_heads=4, max_position_embeddings=8192, rope_parameters=parameters)
+        cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1, 1, 1), torch.tensor([positions]))
+        half = lambda t: [[float(f"{x:.9g}") for x in row] for row in t[0, :, :32].tolist()]
+        out.append({"kind": name, "rope_parameters": parameters, "positions": positions, "cos": half(cos), "sin": half(sin)})
+    return out
+
+
 def main():
     plain = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2)
     small = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
@@ -87,6 +109,7 @@ def main():
     }
     for name in out:
         out[name]["logits"] = out[name]["logits"][-2:] if name != "tiny-llama" else out[name]["logits"]
+    (GOLDEN / "rope.json").write_text(json.dumps(rope(), separators=(",", ":")) + "\n")
     (GOLDEN / "tiny-llama-logits.json").write_text(json.dumps(out, separators=(",", ":")) + "\n")
 
 
