@@ -7,7 +7,7 @@ export function constantOperand(value: Value | undefined): number[] {
   return constantNumbers(value.constant, value.dtype);
 }
 
-/** Zeros of x's shape and dtype. */
+/** Zeros of x's shape and dtype. Reads sizes off x only where no graph input has them. */
 export function zerosLike(x: Value): Value {
   return ops.fill(x.graph, x.shape, 0, x.dtype, [x]);
 }

@@ -2,7 +2,7 @@
  * Symbolic dimensions: a dimension is a number or a polynomial over symbols with integer coefficients, kept as a canonical string
  * ('B*T', '2*T+1', 'T-1'), so that two dimensions are equal exactly when `===` says so.
  * Invariant: every function returns canonical dimensions; a polynomial without symbols is a number, never a string.
- * Symbols are names of letters, digits, '_', '.', '/', ':' that start with a letter or '_'.
+ * Symbols are names of letters, digits, '_', '.', ':' that start with a letter or '_'.
  */
 
 /** A number, or a symbol such as 'B', or a canonical polynomial of symbols such as 'B*T'. */
@@ -11,7 +11,7 @@ export type Dim = number | string;
 /** Monomial ('' for the constant, 'B*T' with its symbols sorted) to coefficient; no zero coefficients. */
 type Polynomial = Map<string, number>;
 
-const SYMBOL = /^[A-Za-z_][\w./:]*$/;
+const SYMBOL = /^[A-Za-z_][\w.:]*$/;
 
 function parse(dim: Dim): Polynomial {
   const polynomial: Polynomial = new Map();

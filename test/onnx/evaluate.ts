@@ -38,10 +38,16 @@ export function sizeOf(dim: Dim, symbols: Symbols): number {
 
 export const shapeAt = (shape: readonly Dim[], symbols: Symbols): number[] => shape.map((dim) => sizeOf(dim, symbols));
 
+export interface LoadOptions {
+  readonly weights?: Readonly<Record<string, Feed>>;
+  readonly optimization?: 'all' | 'none';
+}
+
 /** A session of the graph that takes and gives plain arrays. Every output's shape and dtype must be what the graph had inferred. */
-export async function load(graph: Graph, weights: Readonly<Record<string, Feed>> = {}): Promise<Runner> {
+export async function load(graph: Graph, options: LoadOptions = {}): Promise<Runner> {
+  const { weights = {}, optimization = 'all' } = options;
   const initializers = new Map(Object.entries(weights).map(([name, feed]) => [name, tensor(feed)]));
-  return new Runner(graph, await runtime.loadSession(serialize(graph), { name: graph.name, initializers }));
+  return new Runner(graph, await runtime.loadSession(serialize(graph), { name: graph.name, initializers, optimization }));
 }
 
 export class Runner {
@@ -82,8 +88,8 @@ export class Runner {
 }
 
 /** Loads, runs once and disposes. */
-export async function evaluate(graph: Graph, feeds: Readonly<Record<string, Feed>> = {}, weights: Readonly<Record<string, Feed>> = {}): Promise<Record<string, Outcome>> {
-  const runner = await load(graph, weights);
+export async function evaluate(graph: Graph, feeds: Readonly<Record<string, Feed>> = {}, options: LoadOptions = {}): Promise<Record<string, Outcome>> {
+  const runner = await load(graph, options);
   try {
     return await runner.run(feeds);
   } finally {

@@ -14,13 +14,13 @@ function reduced(c: RuleContext): { readonly axes: number[]; readonly keep: (val
 const softmaxAxis = (c: RuleContext): number[] => [numberOf(c.node, 'axis')];
 
 export const reduction: Readonly<Record<string, Rule>> = {
-  ReduceSum: (c) => [ops.expand(reduced(c).keep(c.d), c.inputs[0] as Value)],
+  ReduceSum: (c) => [ops.expand(reduced(c).keep(c.d), (c.inputs[0] as Value).shape)],
   ReduceMean: (c) => {
     const x = c.inputs[0] as Value;
     const { axes, keep } = reduced(c);
     const count = elementCountOf(axes.map((axis) => x.shape[axis] as number));
-    const divisor = typeof count === 'number' ? count : ops.dimensionScalar(x.graph, count, x.dtype, [x]);
-    return [ops.expand(keep(typeof divisor === 'number' ? mul(c.d, 1 / divisor) : div(c.d, divisor)), x)];
+    const divisor = typeof count === 'number' ? count : ops.dimensionScalar(x.graph, count, x.dtype);
+    return [ops.expand(keep(typeof divisor === 'number' ? mul(c.d, 1 / divisor) : div(c.d, divisor)), x.shape)];
   },
   /** Equal maxima share the cotangent. */
   ReduceMax: (c) => {

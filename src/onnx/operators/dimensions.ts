@@ -24,9 +24,12 @@ function shapeSlice(x: Value, axis: number): Value {
   });
 }
 
-/** A tensor with `dim` among its dimensions: the preferred one, else the first input, else the first computed value. */
+/**
+ * A tensor with `dim` among its dimensions: the first input, else the preferred one, else the first computed value. Inputs first, since
+ * every part that is cut out of the graph has them, while a computed value would have to be kept or computed again for its shape.
+ */
 function carrier(graph: Graph, dim: string, preferred: readonly Value[]): { value: Value; axis: number } | undefined {
-  for (const value of [...preferred, ...graph.inputs]) {
+  for (const value of [...graph.inputs, ...preferred]) {
     const axis = value.shape.indexOf(dim);
     if (axis >= 0) return { value, axis };
   }
@@ -39,7 +42,7 @@ function carrier(graph: Graph, dim: string, preferred: readonly Value[]): { valu
   return undefined;
 }
 
-/** One dimension as an int64 vector [1]. `preferred` are tensors to read symbols off first. */
+/** One dimension as an int64 vector [1]. `preferred` are tensors to read it off where no input has it. */
 export function dimension(graph: Graph, dim: Dim, preferred: readonly Value[] = []): Value {
   if (typeof dim === 'number') return int64s(graph, [dim]);
   let values = made.get(graph);
