@@ -29,7 +29,7 @@ export function bar(done: number, total: number, width = 24): string {
 /** Columns padded to their widest cell; the first row is the heading. Cells that look like numbers are set right. */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => [...(row[column] ?? '')].length)));
-  const numeric = (cell: string): boolean => /^[+-]?[\d.,]+( ?(%|s|MB|tokens\/s))?$/.test(cell);
+  const numeric = (cell: string): boolean => /^[+-]?[\d.,]+( ?(%|s|ms|MB|tokens\/s))?$/.test(cell);
   const line = (row: readonly string[]): string =>
     row.map((cell, i) => (numeric(cell) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!))).join('  ').trimEnd();
   const [heading, ...body] = rows;
