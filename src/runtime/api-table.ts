@@ -85,8 +85,6 @@ export const API = {
   SetGlobalIntraOpNumThreads: entry(147, [P, 'int']),
   SetGlobalSpinControl: entry(149, [P, 'int']),
   AddInitializer: entry(150, [P, 'str', P]),
-  ReleaseArenaCfg: entry(157, [P], 'void'),
-  CreateArenaCfgV2: entry(164, [P, P, 'size_t', OUT]),
   CreatePrepackedWeightsContainer: entry(166, [OUT]),
   ReleasePrepackedWeightsContainer: entry(167, [P], 'void'),
   CreateSessionFromArrayWithPrepackedWeightsContainer: entry(169, [P, P, 'size_t', P, P, OUT]),

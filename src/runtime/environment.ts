@@ -18,8 +18,6 @@ const LOG_FATAL = 4;
 const ARENA_ALLOCATOR = 1;
 const DEVICE_ALLOCATOR = 0;
 const MEMORY_DEFAULT = 0;
-/** The arena grows by what is asked for, not by powers of two: peak memory counts more than the number of malloc calls. */
-const ARENA_SETTINGS: readonly (readonly [string, bigint])[] = [['arena_extend_strategy', 1n]];
 
 let current: Environment | undefined;
 
@@ -96,15 +94,13 @@ export class Environment {
     return result;
   }
 
+  /**
+   * An arena with ORT's own settings: it extends by powers of two, so that a later, larger session finds room in what is there.
+   * Extending by what was asked for kept one region for every size met (docs/decisions/0002-c-api.md).
+   */
   private registerArena(): void {
-    const { api } = this;
-    const keys = ARENA_SETTINGS.map(([key]) => Buffer.from(key + '\0'.repeat(64)));
-    const pointers = BigUint64Array.from(keys, (key) => koffi.address(key));
-    const values = BigUint64Array.from(ARENA_SETTINGS, ([, value]) => value);
-    const settings = create(api, 'CreateArenaCfgV2', pointers, values, BigInt(ARENA_SETTINGS.length));
-    const memory = create(api, 'CreateMemoryInfo', 'Cpu', ARENA_ALLOCATOR, 0, MEMORY_DEFAULT);
-    call(api, 'CreateAndRegisterAllocator', this.pointer, memory, settings);
-    api.ReleaseMemoryInfo(memory);
-    api.ReleaseArenaCfg(settings);
+    const memory = create(this.api, 'CreateMemoryInfo', 'Cpu', ARENA_ALLOCATOR, 0, MEMORY_DEFAULT);
+    call(this.api, 'CreateAndRegisterAllocator', this.pointer, memory, null);
+    this.api.ReleaseMemoryInfo(memory);
   }
 }

@@ -15,8 +15,8 @@ import { Tensor } from './tensor.js';
 
 /** Called by Environment itself, when it was made and when it will be released. */
 const BY_ENVIRONMENT: readonly FunctionName[] = ['CreateThreadingOptions', 'SetGlobalIntraOpNumThreads', 'SetGlobalSpinControl',
-  'CreateEnvWithGlobalThreadPools', 'ReleaseThreadingOptions', 'DisableTelemetryEvents', 'GetAllocatorWithDefaultOptions', 'CreateArenaCfgV2',
-  'CreateAndRegisterAllocator', 'ReleaseArenaCfg', 'ReleaseEnv'];
+  'CreateEnvWithGlobalThreadPools', 'ReleaseThreadingOptions', 'DisableTelemetryEvents', 'GetAllocatorWithDefaultOptions',
+  'CreateAndRegisterAllocator', 'ReleaseEnv'];
 
 /** The same functions, noting the name of every one that is called. */
 function noting(api: Api, called: Set<string>): Api {

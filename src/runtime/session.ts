@@ -56,17 +56,7 @@ export class Session {
 
   /** Checks the binding, waits for its turn, runs, and resolves when all bound outputs are written. The tensors stay in memory meanwhile. */
   async run(binding: Binding, options: RunOptions): Promise<void> {
-    this.assertUsable();
-    if (binding.owner !== this.loaded) throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `${this.name}: the binding belongs to ${binding.owner.name}`);
-    binding.pin();
-    this.runs++;
-    try {
-      await this.enqueue(binding, options);
-    } finally {
-      this.runs--;
-      binding.unpin();
-      this.freeIfUnused();
-    }
+    await this.runThen(binding, options, () => undefined);
   }
 
   /** One run with outputs that ONNX Runtime allocates, copied into host tensors. Convenient, not for hot loops. */
@@ -76,8 +66,7 @@ export class Session {
     try {
       for (const [name, tensor] of Object.entries(inputs)) binding.input(name, tensor);
       for (const { name } of this.outputs) call(api, 'BindOutputToDevice', binding.pointer, name, hostMemory);
-      await this.run(binding, options);
-      return this.takeOutputs(binding);
+      return await this.runThen(binding, options, () => this.takeOutputs(binding));
     } finally {
       binding.dispose();
     }
@@ -98,6 +87,22 @@ export class Session {
     this.disposed = true;
     for (const binding of this.bindings) binding.dispose();
     this.freeIfUnused();
+  }
+
+  /** `collect` reads the results while the binding is still pinned: disposing meanwhile does not free what it reads. */
+  private async runThen<T>(binding: Binding, options: RunOptions, collect: () => T): Promise<T> {
+    this.assertUsable();
+    if (binding.owner !== this.loaded) throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `${this.name}: the binding belongs to ${binding.owner.name}`);
+    binding.pin();
+    this.runs++;
+    try {
+      await this.enqueue(binding, options);
+      return collect();
+    } finally {
+      this.runs--;
+      binding.unpin();
+      this.freeIfUnused();
+    }
   }
 
   private enqueue(binding: Binding, { lane, signal }: RunOptions): Promise<void> {

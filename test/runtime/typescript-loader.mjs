@@ -3,7 +3,7 @@
 // --expose-gc, resident memory and crashes are the child's own.
 import { existsSync, readFileSync } from 'node:fs';
 import { register } from 'node:module';
-import { fileURLToPath } from 'node:url';
+import { URL, fileURLToPath } from 'node:url';
 import { isMainThread } from 'node:worker_threads';
 
 if (isMainThread) register(import.meta.url);
