@@ -126,6 +126,30 @@ describe('the backward graph', () => {
   });
 });
 
+test('a large table gets its zeros at run time, where no session can fold them into a constant', async () => {
+  const g = new Graph('large');
+  const table = g.input('table', 'float32', [70_000, 4]);
+  gradientGraph(g, ops.gather(table, g.input('ids', 'int64', ['N'])), [table]);
+  expect(print(g)).toMatchInlineSnapshot(`
+   "large(table: float32[70000,4], ids: int64[N], dy: float32[N,4])
+     ReduceSum_0: int64[] = ReduceSum(ids, [0], keepdims=0)
+     Mul_0: int64[] = Mul(ReduceSum_0, 0)
+     Add_0: int64[2] = Add([70000,4], Mul_0)
+     ConstantOfShape_0: float32[70000,4] = ConstantOfShape(Add_0, value=float32[1])
+     Unsqueeze_0: int64[N,1] = Unsqueeze(ids, [1])
+     dtable: float32[70000,4] = ScatterND(ConstantOfShape_0, Unsqueeze_0, dy, reduction=add)
+     return dtable"
+  `);
+  const result = await evaluate(g, {
+    table: { dtype: 'float32', shape: [70_000, 4], data: Array<number>(280_000).fill(1) },
+    ids: { dtype: 'int64', shape: [2], data: [69_999, 69_999] },
+    dy: { dtype: 'float32', shape: [2, 4], data: [1, 2, 3, 4, 10, 20, 30, 40] },
+  });
+  const data = result['dtable']?.data as number[];
+  expect(data.slice(-4)).toEqual([11, 22, 33, 44]);
+  expect(data.slice(0, -4).every((value) => value === 0)).toBe(true);
+});
+
 describe('pruning', () => {
   test('a frozen weight gets no gradient nodes, and nothing below the lowest trainable tensor runs', () => {
     const g = new Graph('frozen');

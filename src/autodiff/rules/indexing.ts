@@ -27,7 +27,7 @@ function scatterRule(clear: (c: RuleContext, indices: Value) => Value, read: (c:
 }
 
 const axisOf = (c: RuleContext): number => numberOf(c.node, 'axis');
-const zeroUpdates = (c: RuleContext): Value => zerosLike(c.inputs[2] as Value);
+const zeroUpdates = (c: RuleContext, indices: Value): Value => zerosLike(c.inputs[2] as Value, indices);
 
 export const indexing: Readonly<Record<string, Rule>> = {
   Gather: (c) => {
@@ -36,18 +36,18 @@ export const indexing: Readonly<Record<string, Rule>> = {
   },
   GatherElements: (c) => {
     const [x, indices] = c.inputs as [Value, Value];
-    return [ops.scatterElements(zerosLike(x), indices, c.d, axisOf(c), 'add')];
+    return [ops.scatterElements(zerosLike(x, indices), indices, c.d, axisOf(c), 'add')];
   },
   GatherND: (c) => {
     const [x, indices] = c.inputs as [Value, Value];
-    return [ops.scatterND(zerosLike(x), indices, c.d, 'add')];
+    return [ops.scatterND(zerosLike(x, indices), indices, c.d, 'add')];
   },
   ScatterElements: scatterRule(
-    (c, indices) => ops.scatterElements(c.d, indices, zeroUpdates(c), axisOf(c)),
+    (c, indices) => ops.scatterElements(c.d, indices, zeroUpdates(c, indices), axisOf(c)),
     (c, indices) => ops.gatherElements(c.d, indices, axisOf(c)),
   ),
   ScatterND: scatterRule(
-    (c, indices) => ops.scatterND(c.d, indices, zeroUpdates(c)),
+    (c, indices) => ops.scatterND(c.d, indices, zeroUpdates(c, indices)),
     (c, indices) => ops.gatherND(c.d, indices),
   ),
   Trilu: (c) => {

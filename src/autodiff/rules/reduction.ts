@@ -41,6 +41,7 @@ export const reduction: Readonly<Record<string, Rule>> = {
   TopK: (c) => {
     const x = c.inputs[0] as Value;
     const axis = numberOf(c.node, 'axis');
-    return [ops.scatterElements(zerosLike(x), c.outputs[1] as Value, c.d, axis)];
+    const indices = c.outputs[1] as Value;
+    return [ops.scatterElements(zerosLike(x, indices), indices, c.d, axis)];
   },
 };

@@ -1,11 +1,13 @@
 /** Rules of the operators that move elements. */
 import { addDims, ops, subtractDims, type Dim, type Value } from '../../onnx/index.js';
-import { constantOperand, scatterAlong, zerosLike } from '../placement.js';
+import { constantOperand, scatterAlong } from '../placement.js';
 import { numberOf, numbersOf, type Rule, type RuleContext } from '../rule.js';
 import { unbroadcast } from '../unbroadcast.js';
 
 const first = (c: RuleContext): Value => c.inputs[0] as Value;
 const dimAt = (value: Value, axis: number): Dim => value.shape[axis] as Dim;
+
+const zerosOf = (x: Value): Value => ops.fill(x.graph, x.shape, 0, x.dtype, [x]);
 
 /** Undoes a slice axis by axis: zeros around contiguous parts, a scatter for strided ones. */
 const slice: Rule = (c) => {
@@ -46,7 +48,7 @@ export const shape: Readonly<Record<string, Rule>> = {
     });
   },
   Split: (c) => {
-    const parts = c.outputs.map((output, i) => c.cotangents[i] ?? zerosLike(output as Value));
+    const parts = c.outputs.map((output, i) => c.cotangents[i] ?? zerosOf(output as Value));
     return [ops.concat(parts, numberOf(c.node, 'axis'))];
   },
   Slice: slice,

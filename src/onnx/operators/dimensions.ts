@@ -2,9 +2,10 @@
  * Dimensions at run time. A symbol is read with a Shape node off some tensor that has it as a dimension; polynomials of symbols are
  * computed from those. The int64 vectors made here feed Reshape, Expand, Slice, Split, ConstantOfShape and Range.
  */
-import { DTYPES, type DType } from '../../tensor/dtype.js';
+import type { DType } from '../../tensor/dtype.js';
+import { encodeConstant } from '../constant.js';
 import { isStatic, termsOf, type Dim } from '../dims.js';
-import type { Graph, Value } from '../graph.js';
+import type { Attribute, Graph, Value } from '../graph.js';
 import { graphError } from '../origin.js';
 import { add, cast, mul } from './elementwise.js';
 import { int, int64s, one } from './node.js';
@@ -97,17 +98,13 @@ export function dimensionScalar(graph: Graph, dim: Dim, dtype: DType, preferred:
   return cast(scalar, dtype);
 }
 
-/** A tensor of that shape filled with one number. */
+/** A tensor of that shape filled with one number. A session computes one of constant shape when it is made and keeps it. */
 export function fill(graph: Graph, dims: readonly Dim[], value: number, dtype: DType, preferred: readonly Value[] = []): Value {
-  const element = graph.constant([value], dtype).constant;
-  if (element === undefined) throw graphError('ConstantOfShape', `${value} is no constant`);
-  return one(graph, {
-    operator: 'ConstantOfShape', inputs: [dimensionVector(graph, dims, preferred)], output: { dtype, shape: dims },
-    attributes: { value: { kind: 'tensor', dtype, shape: [1], value: element } },
-  });
+  return constantOfShape(dimensionVector(graph, dims, preferred), dims, value, dtype);
 }
 
-/** Bytes of a static shape, or Infinity for a symbolic one. */
-export function staticBytes(shape: readonly Dim[], dtype: DType): number {
-  return isStatic(shape) ? shape.reduce((n, dim) => n * dim, DTYPES[dtype].bytes) : Infinity;
+/** As `fill`, where an int64 vector holds the sizes at run time; `dims` is what they will be. */
+export function constantOfShape(sizes: Value, dims: readonly Dim[], value: number, dtype: DType): Value {
+  const attribute: Attribute = { kind: 'tensor', dtype, shape: [1], value: encodeConstant(value, dtype) };
+  return one(sizes.graph, { operator: 'ConstantOfShape', inputs: [sizes], output: { dtype, shape: dims }, attributes: { value: attribute } });
 }

@@ -1,6 +1,6 @@
 /** Every operator, as functions on values. The graph is that of the operands. */
 export * from './attention.js';
-export { dimension, dimensionScalar, dimensionVector, fill, shapeOf } from './dimensions.js';
+export { constantOfShape, dimension, dimensionScalar, dimensionVector, fill, shapeOf } from './dimensions.js';
 export * from './elementwise.js';
 export * from './indexing.js';
 export * from './matmul.js';

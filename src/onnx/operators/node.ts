@@ -34,7 +34,7 @@ export function one(graph: Graph, spec: Omit<NodeSpec, 'outputs'> & { readonly o
 /** Throws a graph error that names the operator, the problem and the operands' shapes. */
 export function fail(operator: string, problem: string, ...operands: readonly (Value | null)[]): never {
   const shapes = operands.map((value) => (value === null ? '_' : describe(value))).join(', ');
-  throw graphError(operator, `${problem}; given ${shapes}`);
+  throw graphError(operator, operands.length === 0 ? problem : `${problem}; given ${shapes}`);
 }
 
 /** Throws unless `condition` holds. */
