@@ -107,7 +107,7 @@ export function invalidFields(violations: readonly FieldViolation[], hint?: stri
 
 /** True for errors that say the disk is full (ENOSPC, EDQUOT), however deep in the cause chain. */
 export function isStorageFull(error: unknown): boolean {
-  for (let e: unknown = error; e instanceof Error; e = e.cause) {
+  for (let e = error; typeof e === 'object' && e !== null; e = (e as { cause?: unknown }).cause) {
     const code = (e as NodeJS.ErrnoException).code;
     if (code === 'ENOSPC' || code === 'EDQUOT') return true;
   }

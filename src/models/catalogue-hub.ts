@@ -99,6 +99,6 @@ async function request(url: string, entry: CatalogueEntry, context: FetchContext
 
 function reason(cause: unknown, stalled: AbortSignal): string {
   if (stalled.aborted) return `no byte for ${STALL_MS / 1000} s`;
-  const inner = cause instanceof Error && cause.cause instanceof Error ? cause.cause : cause;
-  return inner instanceof Error ? inner.message : String(inner);
+  const error = cause as Error & { readonly cause?: Error };
+  return error.cause?.message ?? error.message;
 }
