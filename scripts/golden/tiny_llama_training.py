@@ -1,4 +1,4 @@
-"""Golden training values of test/golden/tiny-llama: gradients and AdamW loss curves from PyTorch, transformers and PEFT.
+"""Golden training values of the tiny checkpoints under test/golden: gradients and AdamW loss curves from PyTorch, transformers and PEFT.
 
     .venv/bin/python scripts/golden/tiny_llama_training.py
 
@@ -29,9 +29,9 @@ def rows(vocabulary):
     return result
 
 
-def load():
+def load(checkpoint="tiny-llama"):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_pretrained(GOLDEN / "tiny-llama", dtype=torch.float32, attn_implementation="eager")
+    return AutoModelForCausalLM.from_pretrained(GOLDEN / checkpoint, dtype=torch.float32, attn_implementation="eager")
 
 
 def lora():
@@ -43,8 +43,8 @@ def lora():
     return model
 
 
-def only(selected):
-    model = load()
+def only(selected, checkpoint="tiny-llama"):
+    model = load(checkpoint)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(selected(name))
     return model
@@ -101,6 +101,8 @@ def main():
         "full": only(lambda name: True),
         "lastLayer": only(lambda name: name.startswith("model.layers.1.") or name == "model.norm.weight"),
         "attention": only(lambda name: ".self_attn." in name),
+        "tiny-llama-float16": only(lambda name: True, "tiny-llama-float16"),
+        "tiny-serving-window": only(lambda name: True, "tiny-serving-window"),
     }
     result = {
         "rows": data,

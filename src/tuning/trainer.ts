@@ -20,7 +20,7 @@ import type { BaseLease } from './training-host.js';
 /** Activations kept between forward and backward take at most this many bytes (one row always fits): longer micro-batches are cut. */
 export const DEFAULT_ACTIVATION_BUDGET_BYTES = 720 * 2 ** 20;
 /** Bounds one run's time and temporaries where activations are small. */
-const MOST_TOKENS = 8192;
+const MOST_TOKENS = 4096;
 /** As PyTorch's clip_grad_norm_ adds to the norm that it divides by. */
 const CLIP_EPSILON = 1e-6;
 
