@@ -4,6 +4,7 @@
  */
 import { LoricaError } from '../common/errors.js';
 import type { Api } from './library.js';
+import { trimNativeHeap } from './native-heap.js';
 import { create } from './status.js';
 
 export class PrepackedWeights {
@@ -22,7 +23,9 @@ export class PrepackedWeights {
   }
 
   release(): void {
-    if (--this.users === 0) this.api.ReleasePrepackedWeightsContainer(this.pointer);
+    if (--this.users > 0) return;
+    this.api.ReleasePrepackedWeightsContainer(this.pointer);
+    void trimNativeHeap();
   }
 
   dispose(): void {

@@ -11,6 +11,7 @@ import { CpuDevice, type Device } from './device.js';
 import { Environment, usableProcessors } from './environment.js';
 import { HostStorage } from './host-memory.js';
 import { packagedLibraryPath } from './library.js';
+import { trimNativeHeap } from './native-heap.js';
 import { PrepackedWeights } from './prepacked-weights.js';
 import { RunQueue } from './run-queue.js';
 import { selfCheck } from './self-check.js';
@@ -115,7 +116,9 @@ export class Runtime {
     this.core.assertOpen();
     this.loading++;
     try {
-      return new Session(this.core, await loadSession(this.core, model, options));
+      const loaded = await loadSession(this.core, model, options);
+      await trimNativeHeap();
+      return new Session(this.core, loaded);
     } finally {
       this.loading--;
     }
