@@ -1,7 +1,7 @@
 /**
  * Every rule against central differences in float64 and against the real operators in float32 (check-gradients.ts says how).
  * Erf, Gelu and RotaryEmbedding have no float64 kernel on the CPU, and the normalizations keep their statistics in float32: these are
- * checked on float64 primitives.
+ * checked on float64 primitives. A Cast exists only in the float32 run of its case.
  */
 import { describe, expect, test } from '@jest/globals';
 import { RULES } from '../../src/autodiff/rules/index.js';
