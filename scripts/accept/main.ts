@@ -42,8 +42,7 @@ async function runCheck(check: Check, root: string): Promise<Outcome> {
     const environment: NodeJS.ProcessEnv = { ...process.env, ...check.environment, FIGURES: figuresFile };
     if (check.where === 'clone') {
       cwd = join(work, 'clone');
-      environment['HOME'] = home;
-      for (const name of ['XDG_CACHE_HOME', 'LORICA_MODEL_CACHE', 'HF_HOME']) delete environment[name];
+      Object.assign(environment, { HOME: home, XDG_CACHE_HOME: undefined, LORICA_MODEL_CACHE: undefined, HF_HOME: undefined });
       const cloned = await bash(`git clone --quiet --no-hardlinks "${root}" "${cwd}"`, root, process.env, 120);
       if (cloned !== 0) throw new Error('git clone failed');
     }

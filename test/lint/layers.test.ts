@@ -22,9 +22,9 @@ const TABLE = `
   tenants: storage metrics
   jobs: storage metrics
   autodiff: onnx
-  models: onnx tensor
+  models: autodiff onnx tensor
   engine: models runtime adapters metrics
-  tuning: autodiff models runtime adapters datasets jobs metrics
+  tuning: onnx autodiff models runtime adapters datasets jobs metrics
   evaluation: models runtime adapters datasets jobs metrics
   services: engine tuning evaluation tenants datasets adapters jobs metrics gen
   config: *

@@ -28,7 +28,7 @@ export function bar(done: number, total: number, width = 24): string {
 
 /** Columns padded to their widest cell; the first row is the heading. Cells that look like numbers are set right. */
 export function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => [...(row[column] ?? '')].length)));
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => Array.from(row[column] ?? '').length)));
   const numeric = (cell: string): boolean => /^[+-]?[\d.,]+( ?(%|s|ms|MB|tokens\/s))?$/.test(cell);
   const line = (row: readonly string[]): string =>
     row.map((cell, i) => (numeric(cell) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!))).join('  ').trimEnd();
@@ -67,7 +67,7 @@ export function createScreen(out: NodeJS.WriteStream): Screen {
     },
     progress: (share, text) => {
       if (out.isTTY) {
-        out.write(`\r\u001b[2K  ${[...text].slice(0, Math.max(20, out.columns - 3)).join('')}`);
+        out.write(`\r\u001b[2K  ${Array.from(text).slice(0, Math.max(20, out.columns - 3)).join('')}`);
         open = true;
         return;
       }
