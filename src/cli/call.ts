@@ -1,0 +1,93 @@
+/** `lorica call SERVICE/METHOD JSON`: any method from the command line, through the proto files that are shipped with the package. */
+import { Client, credentials, Metadata } from '@grpc/grpc-js';
+import type { AnyDefinition, MethodDefinition, ServiceDefinition } from '@grpc/proto-loader';
+import { invalidFields, LoricaError } from '../common/errors.js';
+import { loadProtos } from '../services/index.js';
+import { toCallError } from '../client/index.js';
+import { JsonMessages, type MessageType } from './json-messages.js';
+
+export interface CallOptions {
+  readonly address: string;
+  readonly protoFolder: string;
+  readonly key: string | undefined;
+  readonly tenant: string | undefined;
+  readonly deadlineMs: number | undefined;
+  /** The request as JSON; '-' reads the standard input. */
+  readonly json: string;
+  readonly input: AsyncIterable<Uint8Array | string>;
+  readonly write: (line: string) => void;
+}
+
+type Method = MethodDefinition<object, object>;
+
+/** Calls a method and writes its answers: one as indented JSON, a stream as one line each. Throws LoricaError or LoricaCallError. */
+export async function call(method: string, options: CallOptions): Promise<void> {
+  const definitions = loadProtos(options.protoFolder);
+  const definition = findMethod(method, definitions);
+  const messages = new JsonMessages(definitions);
+  const requestType = definition.requestType.type as MessageType;
+  const responseType = definition.responseType.type as MessageType;
+  const text = options.json === '-' || (definition.requestStream && options.json === '') ? await readAll(options.input) : options.json;
+  const requests = parseRequests(text, definition.requestStream).map((json) => messages.fromJson(json, requestType));
+
+  const client = new Client(options.address, credentials.createInsecure());
+  const metadata = new Metadata();
+  if (options.key !== undefined) metadata.set('authorization', `Bearer ${options.key}`);
+  if (options.tenant !== undefined) metadata.set('x-lorica-tenant', options.tenant);
+  const settings = options.deadlineMs === undefined ? {} : { deadline: Date.now() + options.deadlineMs };
+  try {
+    if (definition.responseStream) {
+      for await (const answer of client.makeServerStreamRequest(definition.path, definition.requestSerialize, definition.responseDeserialize, requests[0]!, metadata, settings)) {
+        options.write(JSON.stringify(messages.toJson(answer, responseType)));
+      }
+      return;
+    }
+    const answer = await new Promise((resolve, reject) => {
+      const done = (error: Error | null, value?: unknown): void => (error === null ? resolve(value) : reject(error));
+      if (!definition.requestStream) client.makeUnaryRequest(definition.path, definition.requestSerialize, definition.responseDeserialize, requests[0]!, metadata, settings, done);
+      else {
+        const stream = client.makeClientStreamRequest(definition.path, definition.requestSerialize, definition.responseDeserialize, metadata, settings, done);
+        stream.on('error', () => undefined);
+        for (const request of requests) stream.write(request);
+        stream.end();
+      }
+    });
+    options.write(JSON.stringify(messages.toJson(answer, responseType), null, 2));
+  } catch (error) {
+    throw toCallError(error);
+  } finally {
+    client.close();
+  }
+}
+
+/** 'TuneService/Tune', with or without the package, '/' or '.' between. */
+function findMethod(method: string, definitions: Readonly<Record<string, AnyDefinition>>): Method {
+  const services = Object.entries(definitions).filter((entry): entry is [string, ServiceDefinition] => !('format' in entry[1]));
+  const [, service = '', name = ''] = /^\/?(?:lorica\.v1\.)?(\w+)[/.](\w+)$/.exec(method) ?? [];
+  const found = services.find(([key]) => key === `lorica.v1.${service}`)?.[1];
+  const definition = found?.[name] ?? Object.values(found ?? {}).find(({ originalName }) => originalName === name);
+  if (definition !== undefined) return definition;
+  const known = services.map(([key, one]) => `  ${key.replace('lorica.v1.', '')}: ${Object.keys(one).join(', ')}`).join('\n');
+  throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `there is no method ${JSON.stringify(method)}`, { hint: `Methods:\n${known}` });
+}
+
+async function readAll(input: AsyncIterable<Uint8Array | string>): Promise<string> {
+  const parts: Buffer[] = [];
+  for await (const part of input) parts.push(Buffer.from(part as string));
+  return Buffer.concat(parts).toString('utf8');
+}
+
+/** One request; for a client stream a JSON list, or one JSON object a line. */
+function parseRequests(text: string, stream: boolean): unknown[] {
+  if (text.trim() === '' && !stream) return [{}];
+  const parse = (json: string, field: string): unknown => {
+    try {
+      return JSON.parse(json);
+    } catch (error) {
+      throw invalidFields([{ field, description: `is not JSON: ${(error as Error).message}` }]);
+    }
+  };
+  if (!stream) return [parse(text, 'JSON')];
+  if (text.trimStart().startsWith('[')) return parse(text, 'JSON') as unknown[];
+  return text.split('\n').flatMap((line, i) => (line.trim() === '' ? [] : [parse(line, `line ${i + 1}`)]));
+}

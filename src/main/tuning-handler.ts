@@ -1,0 +1,83 @@
+/**
+ * Runs one tuning job: rows → training → a published version → the alias, if one was named. Everything that it leaves behind is
+ * content-addressed, so running a job again after a crash changes nothing twice.
+ */
+import type { AdapterRegistry } from '../adapters/index.js';
+import { LoricaError } from '../common/errors.js';
+import type { DatasetStore } from '../datasets/index.js';
+import type { JobHandler } from '../jobs/index.js';
+import type { Metrics } from '../metrics/metrics.js';
+import { weightShapes } from '../models/config.js';
+import type { ModelProvider } from '../engine/index.js';
+import { checkTuning, runTuning, type StepEvent, type TrainingHost } from '../tuning/index.js';
+import { tuningRequestOfJob, type TuningOutcome, type TuningPlanner } from '../services/index.js';
+
+export interface TuningHandlerDependencies {
+  readonly models: ModelProvider;
+  readonly datasets: DatasetStore;
+  readonly adapters: AdapterRegistry;
+  readonly host: TrainingHost;
+  readonly metrics: Metrics;
+}
+
+export function tuningHandler({ models, datasets, adapters, host, metrics }: TuningHandlerDependencies): JobHandler {
+  return async ({ job, signal, emit }): Promise<TuningOutcome> => {
+    const { tenant } = job;
+    const { specification, adapter, alias } = tuningRequestOfJob(job);
+    const checkpoint = await models.checkpoint(specification.baseModel);
+    const began = performance.now();
+    try {
+      const { content, ...figures } = await runTuning({
+        checkpoint,
+        host,
+        specification,
+        examples: async function* (dataset) {
+          yield* datasets.examples(await datasets.get(tenant, dataset.split('/').at(-1)!));
+        },
+        emit: async (event: StepEvent) => {
+          metrics.tuningStepsTotal.inc({ tenant });
+          metrics.tuningTokensTotal.inc({ tenant }, event.tokens);
+          metrics.tuningLoss.set({ tenant, job: job.id }, event.loss);
+          await emit(event);
+        },
+        signal,
+      });
+      signal.throwIfAborted();
+      const version = await adapters.publish({
+        tenant,
+        adapter,
+        baseModel: specification.baseModel,
+        baseDigest: checkpoint.digest,
+        shapes: weightShapes(checkpoint.config),
+        content,
+        tuningJob: job.name,
+        metadata: { final_loss: figures.finalLoss.toPrecision(6), steps: String(figures.steps) },
+      });
+      if (alias !== undefined) await adapters.setAlias({ tenant, adapter, alias, digest: version.digest });
+      return { ...figures, adapterVersion: version.name, seconds: (performance.now() - began) / 1000 };
+    } finally {
+      metrics.tuningLoss.remove({ tenant, job: job.id });
+    }
+  };
+}
+
+/** Checks specifications before a job is created, with field paths as the API writes them. */
+export function tuningPlanner(models: ModelProvider): TuningPlanner {
+  return {
+    check: async (specification) => {
+      const { config } = await models.checkpoint(specification.baseModel);
+      try {
+        checkTuning(specification, config);
+      } catch (error) {
+        if (!(error instanceof LoricaError) || error.violations.length === 0) throw error;
+        const violations = error.violations.map(({ field, description }) => ({ field: apiPath(field), description }));
+        throw new LoricaError(error.code, error.reason, violations.map(({ field, description }) => `${field}: ${description}`).join('; '), {
+          violations, cause: error, ...(error.hint === undefined ? {} : { hint: error.hint }),
+        });
+      }
+    },
+  };
+}
+
+/** The tuning layer's paths are its own property names. */
+const apiPath = (path: string): string => path.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
