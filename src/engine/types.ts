@@ -4,6 +4,9 @@
  */
 import type { AdapterContent } from '../adapters/index.js';
 import type { Checkpoint } from '../models/checkpoint.js';
+import type { ServingForm } from '../models/serving-form-weights.js';
+
+export type { ServingForm };
 
 /**
  * What a request runs on: a base model and, optionally, one immutable adapter version. Names and aliases were resolved before;
@@ -118,8 +121,12 @@ export interface ModelResidency {
   readonly modelDigest: string;
   /** Set for a fully or partly tuned variant of the model. */
   readonly variantDigest?: string;
+  /** Of a variant: 'tenants/t/adapters/a'. */
+  readonly name?: string;
+  /** Weights of its own; what a variant shares counts with its base. */
   readonly bytes: number;
   readonly runningSequences: number;
+  readonly lastUsedMs: number;
 }
 
 export interface AdapterResidency {
@@ -136,8 +143,6 @@ export interface Residency {
   readonly models: readonly ModelResidency[];
   readonly adapters: readonly AdapterResidency[];
 }
-
-export type ServingForm = 'int8' | 'float32';
 
 export interface EngineOptions {
   /** Weights of the linear layers: 'int8' (blocks of 32, the default) or 'float32'. */

@@ -7,8 +7,8 @@ export interface BatchRun {
   /** Tokens of each row, to put rows of similar length together. */
   readonly lengths: readonly number[];
   /** Scores these rows (indices) and keeps what it wants of them. */
-  run(rows: readonly number[]): Promise<void>;
-  progress(rowsDone: number): Promise<void> | void;
+  readonly run: (rows: readonly number[]) => Promise<void>;
+  readonly progress: (rowsDone: number) => Promise<void> | void;
   readonly signal: AbortSignal | undefined;
 }
 

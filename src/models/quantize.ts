@@ -81,23 +81,3 @@ export function dequantizeInt8(weight: QuantizedWeight): Float32Array {
   }
   return out;
 }
-
-/** [rows, columns] to [columns, rows], in tiles that fit the cache; yields like quantizeInt8. */
-export async function transposed(weight: Float32Array, rows: number, columns: number): Promise<Float32Array> {
-  if (weight.length !== rows * columns) throw new RangeError(`transposed: ${weight.length} elements for [${rows},${columns}]`);
-  const out = new Float32Array(weight.length);
-  const tile = 32;
-  const rowsPerTurn = Math.max(tile, Math.floor(ELEMENTS_PER_TURN / columns / tile) * tile);
-  for (let from = 0; from < rows; from += rowsPerTurn) {
-    const end = Math.min(rows, from + rowsPerTurn);
-    for (let r0 = from; r0 < end; r0 += tile) {
-      for (let c0 = 0; c0 < columns; c0 += tile) {
-        const r1 = Math.min(end, r0 + tile);
-        const c1 = Math.min(columns, c0 + tile);
-        for (let c = c0; c < c1; c++) for (let r = r0; r < r1; r++) out[c * rows + r] = weight[r * columns + c]!;
-      }
-    }
-    await nextTurn();
-  }
-  return out;
-}

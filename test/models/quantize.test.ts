@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { Xoshiro128 } from '../../src/common/random.js';
-import { dequantizeInt8, quantizeInt8, QUANTIZATION_BLOCK, transposed } from '../../src/models/quantize.js';
+import { dequantizeInt8, quantizeInt8, QUANTIZATION_BLOCK } from '../../src/models/quantize.js';
 
 function randomWeight(count: number, seed: number): Float32Array {
   const random = new Xoshiro128(seed);
@@ -42,12 +42,5 @@ describe('quantizeInt8', () => {
 
   test('a wrong shape is refused', async () => {
     await expect(quantizeInt8(new Float32Array(10), 2, 4)).rejects.toThrow('[2,4]');
-  });
-});
-
-describe('transposed', () => {
-  test('swaps the axes also where tiles are cut', async () => {
-    const out = await transposed(Float32Array.from({ length: 45 * 70 }, (_, i) => i), 45, 70);
-    for (let r = 0; r < 45; r++) for (let c = 0; c < 70; c++) expect(out[c * 45 + r]).toBe(r * 70 + c);
   });
 });

@@ -1,0 +1,183 @@
+/**
+ * The tensors of the serving form and how each is made from the checkpoint's. q/k/v and gate/up are merged along their outputs so
+ * that one product reads the input once. A group is the unit of making and of sharing: a variant makes anew exactly the groups whose
+ * sources it changes and shares all others with its base. Nothing here touches a runtime.
+ */
+import { ropeTables, type DecoderConfig } from './config.js';
+import { EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT, LAYER_NORMS, layerPrefix } from './decoder.js';
+import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
+import { blocksPerRow, quantizeInt8, QUANTIZATION_BLOCK } from './quantize.js';
+
+/** Weights of the linear layers, the head and the embedding: blocks of 8 bits or float32. */
+export type ServingForm = 'int8' | 'float32';
+
+export interface ServingTensor {
+  readonly name: string;
+  readonly dtype: 'float32' | 'uint8';
+  readonly shape: readonly number[];
+}
+
+export interface ServingWeightGroup {
+  readonly name: string;
+  /** Hugging Face names that it is made of. */
+  readonly sources: readonly string[];
+  readonly tensors: readonly ServingTensor[];
+  /** The tensors' elements, in the order of `tensors`; equal objects share memory. `read` gives a source as float32. */
+  make(read: (source: string) => Promise<Float32Array>): Promise<readonly (Float32Array | Uint8Array)[]>;
+}
+
+/** One linear layer of the serving form: what it is called, what it merges, and its sizes. */
+export interface MergedLinear {
+  readonly name: string;
+  /** Module names without '.weight'. */
+  readonly modules: readonly string[];
+  /** K */
+  readonly inputs: number;
+  /** N, per module. */
+  readonly outputs: readonly number[];
+  readonly bias: boolean;
+}
+
+/** The four linear layers of a decoder layer, in order. */
+export function mergedLinears(config: DecoderConfig, layer: number): { qkv: MergedLinear; o: MergedLinear; gateUp: MergedLinear; down: MergedLinear } {
+  const prefix = layerPrefix(layer);
+  const q = config.heads * config.headDim;
+  const kv = config.kvHeads * config.headDim;
+  const { hiddenSize: c, intermediateSize: f, attentionBias, mlpBias } = config;
+  const linear = (name: string, modules: readonly string[], inputs: number, outputs: readonly number[], bias: boolean): MergedLinear => ({
+    name: `${prefix}.${name}`, modules: modules.map((module) => `${prefix}.${module}`), inputs, outputs, bias,
+  });
+  return {
+    qkv: linear('self_attn.qkv', ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'], c, [q, kv, kv], attentionBias),
+    o: linear('self_attn.o', ['self_attn.o_proj'], q, [c], attentionBias),
+    gateUp: linear('mlp.gate_up', ['mlp.gate_proj', 'mlp.up_proj'], c, [f, f], mlpBias),
+    down: linear('mlp.down', ['mlp.down_proj'], f, [c], mlpBias),
+  };
+}
+
+export function headLinear(config: DecoderConfig): MergedLinear {
+  const source = config.tieWordEmbeddings ? EMBEDDING_WEIGHT : HEAD_WEIGHT;
+  return { name: 'head', modules: [source.replace(/\.weight$/, '')], inputs: config.hiddenSize, outputs: [config.vocabSize], bias: false };
+}
+
+/** Blocks must not straddle rows of the table, so that one quantized table can serve the head's product and the embedding's Gather. */
+export function embeddingIsQuantized(config: DecoderConfig, form: ServingForm): boolean {
+  return form === 'int8' && config.hiddenSize % QUANTIZATION_BLOCK === 0;
+}
+
+export const EMBEDDING = 'embedding';
+export const ROPE_COS = 'rope.cos';
+export const ROPE_SIN = 'rope.sin';
+
+/** Names and shapes of a linear layer's tensors in this form. */
+export function linearTensors(linear: MergedLinear, form: ServingForm): readonly ServingTensor[] {
+  const rows = sum(linear.outputs);
+  const blocks = blocksPerRow(linear.inputs);
+  const weight: ServingTensor[] = form === 'float32'
+    ? [{ name: `${linear.name}.weight`, dtype: 'float32', shape: [rows, linear.inputs] }]
+    : [
+        { name: `${linear.name}.values`, dtype: 'uint8', shape: [rows, blocks, QUANTIZATION_BLOCK] },
+        { name: `${linear.name}.scales`, dtype: 'float32', shape: [rows, blocks] },
+      ];
+  return linear.bias ? [...weight, { name: `${linear.name}.bias`, dtype: 'float32', shape: [rows] }] : weight;
+}
+
+/** Names and shapes of the embedding's tensors in this form. */
+export function embeddingTensors(config: DecoderConfig, form: ServingForm): readonly ServingTensor[] {
+  const { vocabSize, hiddenSize } = config;
+  if (!embeddingIsQuantized(config, form)) return [{ name: `${EMBEDDING}.weight`, dtype: 'float32', shape: [vocabSize, hiddenSize] }];
+  return [
+    { name: `${EMBEDDING}.values`, dtype: 'uint8', shape: [vocabSize, hiddenSize] },
+    { name: `${EMBEDDING}.scales`, dtype: 'float32', shape: [vocabSize, hiddenSize / QUANTIZATION_BLOCK] },
+  ];
+}
+
+/** All groups of a model, in the order in which they are best read. `contextTokens` is the length of the rotary tables. */
+export function servingWeightGroups(config: DecoderConfig, form: ServingForm, contextTokens: number): readonly ServingWeightGroup[] {
+  const groups: ServingWeightGroup[] = [...embeddingAndHead(config, form)];
+  for (let layer = 0; layer < config.layers; layer++) {
+    for (const norm of LAYER_NORMS) groups.push(gain(`${layerPrefix(layer)}.${norm}.weight`, config));
+    for (const linear of Object.values(mergedLinears(config, layer))) groups.push(linearGroup(linear, form));
+  }
+  groups.push(gain(FINAL_NORM_WEIGHT, config), ropeGroup(config, contextTokens));
+  return groups;
+}
+
+function embeddingAndHead(config: DecoderConfig, form: ServingForm): readonly ServingWeightGroup[] {
+  const head = linearGroup(headLinear(config), form);
+  const table = embeddingTensors(config, form);
+  const quantized = embeddingIsQuantized(config, form);
+  if (config.tieWordEmbeddings) {
+    const shares = form === 'float32' || quantized;
+    return [{
+      name: EMBEDDING, sources: [EMBEDDING_WEIGHT], tensors: [...head.tensors, ...table],
+      make: async (read) => {
+        const weight = await read(EMBEDDING_WEIGHT);
+        const parts = await head.make(() => Promise.resolve(weight));
+        return [...parts, ...(shares ? parts : [weight])];
+      },
+    }];
+  }
+  const asLinear: MergedLinear = { name: EMBEDDING, modules: [EMBEDDING], inputs: config.hiddenSize, outputs: [config.vocabSize], bias: false };
+  const own = linearGroup(asLinear, quantized ? 'int8' : 'float32');
+  return [{ name: EMBEDDING, sources: [EMBEDDING_WEIGHT], tensors: table, make: (read) => own.make(() => read(EMBEDDING_WEIGHT)) }, head];
+}
+
+function linearGroup(linear: MergedLinear, form: ServingForm): ServingWeightGroup {
+  const rows = sum(linear.outputs);
+  const weights = linear.modules.map((module) => `${module}.weight`);
+  const biases = linear.bias ? linear.modules.map((module) => `${module}.bias`) : [];
+  return {
+    name: linear.name, sources: [...weights, ...biases], tensors: linearTensors(linear, form),
+    make: async (read) => {
+      const weight = await merged(weights, read);
+      const bias = linear.bias ? [await merged(biases, read)] : [];
+      if (form === 'float32') return [weight, ...bias];
+      const { values, scales } = await quantizeInt8(weight, rows, linear.inputs);
+      return [values, scales, ...bias];
+    },
+  };
+}
+
+async function merged(sources: readonly string[], read: (source: string) => Promise<Float32Array>): Promise<Float32Array> {
+  const parts: Float32Array[] = [];
+  for (const source of sources) parts.push(await read(source));
+  if (parts.length === 1) return parts[0]!;
+  const whole = new Float32Array(sum(parts.map((part) => part.length)));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+function gain(name: string, config: DecoderConfig): ServingWeightGroup {
+  return { name, sources: [name], tensors: [{ name, dtype: 'float32', shape: [config.hiddenSize] }], make: async (read) => [await read(name)] };
+}
+
+function ropeGroup(config: DecoderConfig, contextTokens: number): ServingWeightGroup {
+  const shape = [contextTokens, config.headDim / 2];
+  return {
+    name: 'rope', sources: [],
+    tensors: [{ name: ROPE_COS, dtype: 'float32', shape }, { name: ROPE_SIN, dtype: 'float32', shape }],
+    make: () => {
+      const { cos, sin } = ropeTables(config, contextTokens);
+      return Promise.resolve([cos, sin]);
+    },
+  };
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}
+
+/** Reads a variant's changed tensors first and the base's for the rest. The result is never the memory of `changed`. */
+export function overlaid(
+  base: (source: string) => Promise<Float32Array>, changed: ReadonlyMap<string, HostTensor>,
+): (source: string) => Promise<Float32Array> {
+  return (source) => {
+    const tensor = changed.get(source);
+    return tensor === undefined ? base(source) : Promise.resolve(toFloat32(tensor).slice());
+  };
+}
