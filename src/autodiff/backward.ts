@@ -39,10 +39,18 @@ export function backward(graph: Graph, seeds: ReadonlyMap<Value, Value>, wrt: re
     const node = nodes[i] as Node;
     if (inner.has(node)) continue;
     const present = { inputs: node.inputs.filter((value) => value !== null), outputs: node.outputs };
-    pullBack(present, () => {
-      const rule = ruleOf(node);
-      return (given, needs) => rule({ node, inputs: present.inputs, outputs: node.outputs, cotangents: given, d: given[0] as Value, needs });
-    }, cotangents, active, accumulate, node.operator);
+    pullBack(
+      present,
+      () => {
+        const rule = ruleOf(node);
+        return (given, needs) =>
+          rule({ node, inputs: present.inputs, outputs: node.outputs, cotangents: given, d: given[0] as Value, needs });
+      },
+      cotangents,
+      active,
+      accumulate,
+      node.operator,
+    );
   }
   return wrt.map((value) => cotangents.get(value) ?? null);
 }
@@ -51,8 +59,12 @@ type Pull = (cotangents: readonly (Value | null)[], needs: readonly boolean[]) =
 
 /** Applies one rule, where an output has a cotangent and an input needs one. */
 function pullBack(
-  unit: { readonly inputs: readonly Value[]; readonly outputs: readonly (Value | null)[] }, rule: () => Pull, cotangents: ReadonlyMap<Value, Value>,
-  active: ReadonlySet<Value>, accumulate: (value: Value, cotangent: Value, from: string) => void, operator: string,
+  unit: { readonly inputs: readonly Value[]; readonly outputs: readonly (Value | null)[] },
+  rule: () => Pull,
+  cotangents: ReadonlyMap<Value, Value>,
+  active: ReadonlySet<Value>,
+  accumulate: (value: Value, cotangent: Value, from: string) => void,
+  operator: string,
 ): void {
   const given = unit.outputs.map((value) => (value === null ? null : (cotangents.get(value) ?? null)));
   const needs = unit.inputs.map((value) => active.has(value));

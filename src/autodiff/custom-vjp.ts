@@ -40,6 +40,11 @@ export function customVjp(inputs: readonly Value[], forward: () => readonly Valu
 /** The composites of a graph that no other contains, by their last node's index. */
 export function compositesOf(graph: Graph): ReadonlyMap<number, Composite> {
   const all = composites.get(graph) ?? [];
-  const outer = all.filter((c) => !all.some((d) => d !== c && d.start <= c.start && c.end <= d.end && (d.end - d.start > c.end - c.start || all.indexOf(d) > all.indexOf(c))));
+  const outer = all.filter(
+    (c) =>
+      !all.some(
+        (d) => d !== c && d.start <= c.start && c.end <= d.end && (d.end - d.start > c.end - c.start || all.indexOf(d) > all.indexOf(c)),
+      ),
+  );
   return new Map(outer.map((composite) => [composite.end - 1, composite]));
 }

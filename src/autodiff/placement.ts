@@ -35,8 +35,15 @@ export function scatterAlong(shape: readonly Dim[], indices: Value, d: Value, ax
   const picked = Array.from({ length: rank }, (_, i) => axis + i);
   const others = d.shape.flatMap((_, i) => (picked.includes(i) ? [] : [i]));
   const order = [axis, ...shape.flatMap((_, i) => (i === axis ? [] : [i]))];
-  const target = zeros(order.map((i) => shape[i] as Dim), indices, source);
+  const target = zeros(
+    order.map((i) => shape[i] as Dim),
+    indices,
+    source,
+  );
   const positions = ops.unsqueeze(ops.cast(indices, 'int64'), [rank]);
   const scattered = ops.scatterND(target, positions, ops.transpose(d, [...picked, ...others]), 'add');
-  return ops.transpose(scattered, order.map((_, i) => order.indexOf(i)));
+  return ops.transpose(
+    scattered,
+    order.map((_, i) => order.indexOf(i)),
+  );
 }

@@ -19,7 +19,10 @@ function parse(dim: Dim): Polynomial {
     if (dim !== 0) polynomial.set('', dim);
     return polynomial;
   }
-  for (const signed of dim.replace(/\s+/g, '').replace(/(?!^)-/g, '+-').split('+')) {
+  for (const signed of dim
+    .replace(/\s+/g, '')
+    .replace(/(?!^)-/g, '+-')
+    .split('+')) {
     let coefficient = signed.startsWith('-') ? -1 : 1;
     const symbols: string[] = [];
     for (const factor of signed.replace(/^-/, '').split('*')) {
@@ -79,7 +82,14 @@ export function multiplyDims(a: Dim, b: Dim): Dim {
   const product: Polynomial = new Map();
   for (const [m, x] of parse(a)) {
     for (const [n, y] of parse(b)) {
-      accumulate(product, [...m.split('*'), ...n.split('*')].filter((s) => s !== '').sort().join('*'), x * y);
+      accumulate(
+        product,
+        [...m.split('*'), ...n.split('*')]
+          .filter((s) => s !== '')
+          .sort()
+          .join('*'),
+        x * y,
+      );
     }
   }
   return format(product);

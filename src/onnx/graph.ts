@@ -87,10 +87,18 @@ export class Graph {
   }
 
   /** In topological order. */
-  get nodes(): readonly Node[] { return this.#nodes; }
-  get inputs(): readonly Value[] { return this.#inputs; }
-  get outputs(): readonly Value[] { return this.#outputs; }
-  get weights(): readonly Value[] { return this.#weights; }
+  get nodes(): readonly Node[] {
+    return this.#nodes;
+  }
+  get inputs(): readonly Value[] {
+    return this.#inputs;
+  }
+  get outputs(): readonly Value[] {
+    return this.#outputs;
+  }
+  get weights(): readonly Value[] {
+    return this.#weights;
+  }
 
   /** The value of that name; a graph error if there is none. */
   value(name: string): Value {
@@ -99,7 +107,9 @@ export class Graph {
     return value;
   }
 
-  has(name: string): boolean { return this.#values.has(name); }
+  has(name: string): boolean {
+    return this.#values.has(name);
+  }
 
   /** A tensor bound at every run. */
   input(name: string, dtype: DType, shape: readonly Dim[]): Value {
@@ -173,8 +183,14 @@ export class Graph {
     const name = spec.name !== undefined && !this.#nodeNames.has(spec.name) ? spec.name : this.#fresh(spec.operator);
     const outputs: (Value | null)[] = [];
     const node: Node = {
-      name, operator: spec.operator, domain: spec.domain ?? '', inputs: [...spec.inputs], outputs,
-      attributes: spec.attributes ?? {}, origin: spec.origin ?? new Origin(), ...(spec.symbolic === undefined ? {} : { symbolic: spec.symbolic }),
+      name,
+      operator: spec.operator,
+      domain: spec.domain ?? '',
+      inputs: [...spec.inputs],
+      outputs,
+      attributes: spec.attributes ?? {},
+      origin: spec.origin ?? new Origin(),
+      ...(spec.symbolic === undefined ? {} : { symbolic: spec.symbolic }),
     };
     const several = spec.outputs.filter((type) => type !== null).length > 1;
     spec.outputs.forEach((type, i) => {

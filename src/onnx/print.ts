@@ -16,7 +16,8 @@ function operand(value: Value | null): string {
 }
 
 function attribute([name, a]: [string, Attribute]): string {
-  const text = a.kind === 'tensor' ? `${a.dtype}${formatShape(a.shape)}` : Array.isArray(a.value) ? `[${a.value.join(',')}]` : String(a.value);
+  const text =
+    a.kind === 'tensor' ? `${a.dtype}${formatShape(a.shape)}` : Array.isArray(a.value) ? `[${a.value.join(',')}]` : String(a.value);
   return `${name}=${text}`;
 }
 

@@ -25,7 +25,8 @@ function message(writer: BinaryWriter, field: number, body: (writer: BinaryWrite
   writer.join();
 }
 
-const text = (writer: BinaryWriter, field: number, value: string): BinaryWriter => writer.tag(field, WireType.LengthDelimited).string(value);
+const text = (writer: BinaryWriter, field: number, value: string): BinaryWriter =>
+  writer.tag(field, WireType.LengthDelimited).string(value);
 const int = (writer: BinaryWriter, field: number, value: number): BinaryWriter => writer.tag(field, WireType.Varint).int64(value);
 
 function tensorProto(writer: BinaryWriter, name: string, dtype: DType, shape: readonly number[], data: TypedArray | 'external'): void {

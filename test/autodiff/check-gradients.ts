@@ -56,8 +56,14 @@ function build(testCase: GradientCase, dtype: DType): Built {
   const outputs = (Array.isArray(built) ? (built as readonly Value[]) : [built as Value]).map((value) => ops.identity(value));
   const seeds = new Map(outputs.map((value, i) => [value, graph.input(`d${i}`, value.dtype, value.shape)]));
   const wrt = testCase.wrt ?? Object.keys(testCase.inputs);
-  const results = backward(graph, seeds, wrt.map((name) => values[name] as Value));
-  outputs.forEach((value, i) => { graph.output(value, `y${i}`); });
+  const results = backward(
+    graph,
+    seeds,
+    wrt.map((name) => values[name] as Value),
+  );
+  outputs.forEach((value, i) => {
+    graph.output(value, `y${i}`);
+  });
   const gradients: Record<string, Value> = {};
   results.forEach((value, i) => {
     const name = wrt[i] as string;
@@ -136,19 +142,24 @@ export async function checkGradients(testCase: GradientCase): Promise<void> {
     if (largest(numeric) === 0) throw new Error(`the case says nothing: all differences of '${name}' are zero`);
     const difference = relativeDifference(analytic, numeric);
     if (!(difference <= TOLERANCE)) {
-      throw new Error(`gradient of '${name}' is off by ${difference.toExponential(2)} relative\nanalytic ${analytic.join(' ')}\nnumeric  ${numeric.join(' ')}`);
+      throw new Error(
+        `gradient of '${name}' is off by ${difference.toExponential(2)} relative\nanalytic ${analytic.join(' ')}\nnumeric  ${numeric.join(' ')}`,
+      );
     }
   }
   both.dispose();
   forward.dispose();
 
   const single = build(testCase, 'float32');
-  const singleFeeds = Object.fromEntries(Object.entries(feeds).map(([name, feed]) => [name, feed.dtype === 'float64' ? { ...feed, dtype: 'float32' as const } : feed]));
+  const singleFeeds = Object.fromEntries(
+    Object.entries(feeds).map(([name, feed]) => [name, feed.dtype === 'float64' ? { ...feed, dtype: 'float32' as const } : feed]),
+  );
   const runner = await load(single.graph);
   const actual = await runner.run(singleFeeds);
   runner.dispose();
   for (const [name, outcome] of Object.entries(expected)) {
     const difference = relativeDifference((actual[name] as Outcome).data, outcome.data);
-    if (!(difference <= (testCase.float32Tolerance ?? 2e-5))) throw new Error(`float32 '${name}' differs from float64 by ${difference.toExponential(2)} relative`);
+    if (!(difference <= (testCase.float32Tolerance ?? 2e-5)))
+      throw new Error(`float32 '${name}' differs from float64 by ${difference.toExponential(2)} relative`);
   }
 }

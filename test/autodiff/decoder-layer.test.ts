@@ -17,7 +17,8 @@ function loss(v: Values, graph: Graph): Value {
   const norm = (x: Value, gain: string): Value => ops.simplifiedLayerNorm(x, at(gain), { epsilon: 1e-4 }).y;
   const x = ops.gather(at('embedding'), at('ids'));
   const h = norm(x, 'gain1');
-  const rotated = (name: string, heads: number): Value => ops.rotaryEmbedding(linear(h, at(name)), at('positions'), at('cos'), at('sin'), { numHeads: heads });
+  const rotated = (name: string, heads: number): Value =>
+    ops.rotaryEmbedding(linear(h, at(name)), at('positions'), at('cos'), at('sin'), { numHeads: heads });
   const heads = (t: Value, n: number): Value => ops.transpose(ops.reshape(t, ['B', 'T', n, D]), [0, 2, 1, 3]);
   // Queries of a group side by side: [B,KV,g*T,D].
   const q = ops.reshape(heads(rotated('q', H), H), ['B', KV, '2*T', D]);
@@ -39,22 +40,48 @@ function loss(v: Values, graph: Graph): Value {
 }
 
 const inputs = {
-  embedding: [V, C], gain1: [C], q: [H * D, C], k: [KV * D, C], v: [KV * D, C], o: [C, H * D], loraA: [R, H * D], loraB: [C, R], gain2: [C],
-  gateUp: [2 * F, C], down: [C, F], gain3: [C], cos: [4, D / 2], sin: [4, D / 2],
+  embedding: [V, C],
+  gain1: [C],
+  q: [H * D, C],
+  k: [KV * D, C],
+  v: [KV * D, C],
+  o: [C, H * D],
+  loraA: [R, H * D],
+  loraB: [C, R],
+  gain2: [C],
+  gateUp: [2 * F, C],
+  down: [C, F],
+  gain3: [C],
+  cos: [4, D / 2],
+  sin: [4, D / 2],
 } as const;
 const indices = {
-  ids: { shape: ['B', 'T'], data: [0, 3, 3, 6, 5, 1] }, positions: { shape: ['B', 'T'], data: [0, 1, 2, 0, 1, 2] }, labels: { shape: ['B', 'T'], data: [3, 3, 1, 5, 1, 2] },
+  ids: { shape: ['B', 'T'], data: [0, 3, 3, 6, 5, 1] },
+  positions: { shape: ['B', 'T'], data: [0, 1, 2, 0, 1, 2] },
+  labels: { shape: ['B', 'T'], data: [3, 3, 1, 5, 1, 2] },
 } as const;
 
 test('LoRA and norms of a decoder layer under a cross entropy', async () => {
   await checkGradients({
-    inputs, indices, symbols: { B: 2, T: 3 }, range: [-0.9, 0.9], wrt: ['loraA', 'loraB', 'gain1', 'gain2'], build: (v, g) => loss(v, g), float32Tolerance: 1e-4,
+    inputs,
+    indices,
+    symbols: { B: 2, T: 3 },
+    range: [-0.9, 0.9],
+    wrt: ['loraA', 'loraB', 'gain1', 'gain2'],
+    build: (v, g) => loss(v, g),
+    float32Tolerance: 1e-4,
   });
 });
 
 test('all weights, the tied embedding among them', async () => {
   await checkGradients({
-    inputs, indices, symbols: { B: 2, T: 3 }, range: [-0.9, 0.9], wrt: ['embedding', 'q', 'k', 'v', 'o', 'gateUp', 'down', 'gain3'], build: (v, g) => loss(v, g), float32Tolerance: 1e-4,
+    inputs,
+    indices,
+    symbols: { B: 2, T: 3 },
+    range: [-0.9, 0.9],
+    wrt: ['embedding', 'q', 'k', 'v', 'o', 'gateUp', 'down', 'gain3'],
+    build: (v, g) => loss(v, g),
+    float32Tolerance: 1e-4,
   });
 });
 
@@ -70,5 +97,7 @@ test('adapters alone: no product for a frozen weight, nothing below the lowest t
   const made = graph.nodes.slice(before);
   // Back through embedding, down and gateUp, then loraB twice and loraA once: nothing of attention, nothing for frozen weights.
   expect(made.filter((node) => node.operator === 'MatMul' || node.operator === 'FusedMatMul').length).toBe(6);
-  expect(made.some((node) => node.operator === 'RotaryEmbedding' || node.operator === 'Softmax' || node.operator === 'ScatterND')).toBe(false);
+  expect(made.some((node) => node.operator === 'RotaryEmbedding' || node.operator === 'Softmax' || node.operator === 'ScatterND')).toBe(
+    false,
+  );
 });

@@ -15,13 +15,17 @@ function erfSeries(x: Value): Value {
     if (n > 0) factorial *= n;
     return ((n % 2 === 0 ? 1 : -1) * 2) / (Math.sqrt(Math.PI) * factorial * (2 * n + 1));
   });
-  const sum = coefficients.reduceRight<Value | null>((acc, c) => (acc === null ? ops.add(ops.mul(square, 0), c) : ops.add(ops.mul(acc, square), c)), null);
+  const sum = coefficients.reduceRight<Value | null>(
+    (acc, c) => (acc === null ? ops.add(ops.mul(square, 0), c) : ops.add(ops.mul(acc, square), c)),
+    null,
+  );
   return ops.mul(x, sum as Value);
 }
 
 /** Halves (or neighbours) turned by the angles of each token: [a, b] to [a·cos − b·sin, b·cos + a·sin]. x [B,T,H·D]. */
 function rotate(node: Node, [x, positions, cos, sin]: readonly Value[]): Value {
-  if (x === undefined || positions === undefined || cos === undefined || sin === undefined) throw new Error('RotaryEmbedding has four inputs');
+  if (x === undefined || positions === undefined || cos === undefined || sin === undefined)
+    throw new Error('RotaryEmbedding has four inputs');
   const heads = numberOf(node, 'num_heads');
   const half = cos.shape[1] as number;
   const table = (values: Value): Value => ops.unsqueeze(ops.gather(values, positions), numberOf(node, 'interleaved') === 1 ? [2, 4] : [2]);
@@ -79,12 +83,18 @@ export function lowerToFloat64(graph: Graph): Graph {
     const inputs = node.inputs.map((value) => (value === null ? null : copyOf(value)));
     const lowering = TABLE[node.operator];
     const start = lowered.nodes.length;
-    const outputs = lowering === undefined
-      ? lowered.emit({ ...node, inputs, outputNames: node.outputs.map((value) => value?.name ?? '') })
-      : lowering(node, inputs.filter((value) => value !== null));
+    const outputs =
+      lowering === undefined
+        ? lowered.emit({ ...node, inputs, outputNames: node.outputs.map((value) => value?.name ?? '') })
+        : lowering(
+            node,
+            inputs.filter((value) => value !== null),
+          );
     if (lowering !== undefined) {
       // Names of the copied graph stay free for its own values.
-      lowered.nodes.slice(start).forEach((made, n) => made.outputs.forEach((value, i) => value && lowered.rename(value, `${node.name}/${n}.${i}`)));
+      lowered.nodes
+        .slice(start)
+        .forEach((made, n) => made.outputs.forEach((value, i) => value && lowered.rename(value, `${node.name}/${n}.${i}`)));
     }
     node.outputs.forEach((value, i) => {
       if (value === null) return;

@@ -1,13 +1,37 @@
 import { describe, expect, test } from '@jest/globals';
-import { addDims, broadcastShapes, canonical, divideDims, elementCountOf, multiplyDims, subtractDims, type Dim } from '../../src/onnx/index.js';
+import {
+  addDims,
+  broadcastShapes,
+  canonical,
+  divideDims,
+  elementCountOf,
+  multiplyDims,
+  subtractDims,
+  type Dim,
+} from '../../src/onnx/index.js';
 
 describe('canonical dimensions', () => {
   test.each<[Dim, Dim]>([
-    [7, 7], ['T', 'T'], ['T*B', 'B*T'], ['T * 2', '2*T'], ['1+T', 'T+1'], ['T-1', 'T-1'], ['-1+T', 'T-1'], ['B+T*B', 'B*T+B'], ['T-T', 0], ['2*3', 6],
-    ['layers.0.rank', 'layers.0.rank'], ['T+T', '2*T'], ['-T', '-T'],
-  ])('%s is %s', (written, dim) => { expect(canonical(written)).toBe(dim); });
+    [7, 7],
+    ['T', 'T'],
+    ['T*B', 'B*T'],
+    ['T * 2', '2*T'],
+    ['1+T', 'T+1'],
+    ['T-1', 'T-1'],
+    ['-1+T', 'T-1'],
+    ['B+T*B', 'B*T+B'],
+    ['T-T', 0],
+    ['2*3', 6],
+    ['layers.0.rank', 'layers.0.rank'],
+    ['T+T', '2*T'],
+    ['-T', '-T'],
+  ])('%s is %s', (written, dim) => {
+    expect(canonical(written)).toBe(dim);
+  });
 
-  test.each(['', 'T/2', 'T**2', '2T', '*T', 1.5, NaN])('%s is refused', (written) => { expect(() => canonical(written)).toThrow(RangeError); });
+  test.each(['', 'T/2', 'T**2', '2T', '*T', 1.5, NaN])('%s is refused', (written) => {
+    expect(() => canonical(written)).toThrow(RangeError);
+  });
 });
 
 describe('arithmetic', () => {

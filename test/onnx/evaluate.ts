@@ -25,15 +25,21 @@ export type Symbols = Readonly<Record<string, number>>;
 
 export function sizeOf(dim: Dim, symbols: Symbols): number {
   if (typeof dim === 'number') return dim;
-  return dim.replace(/(?!^)-/g, '+-').split('+').reduce((sum, term) => {
-    const negative = term.startsWith('-');
-    const product = term.replace('-', '').split('*').reduce((p, factor) => {
-      const size = /^\d+$/.test(factor) ? Number(factor) : symbols[factor];
-      if (size === undefined) throw new Error(`no size for '${factor}' of '${dim}'`);
-      return p * size;
-    }, 1);
-    return sum + (negative ? -product : product);
-  }, 0);
+  return dim
+    .replace(/(?!^)-/g, '+-')
+    .split('+')
+    .reduce((sum, term) => {
+      const negative = term.startsWith('-');
+      const product = term
+        .replace('-', '')
+        .split('*')
+        .reduce((p, factor) => {
+          const size = /^\d+$/.test(factor) ? Number(factor) : symbols[factor];
+          if (size === undefined) throw new Error(`no size for '${factor}' of '${dim}'`);
+          return p * size;
+        }, 1);
+      return sum + (negative ? -product : product);
+    }, 0);
 }
 
 export const shapeAt = (shape: readonly Dim[], symbols: Symbols): number[] => shape.map((dim) => sizeOf(dim, symbols));
@@ -51,19 +57,27 @@ export async function load(graph: Graph, options: LoadOptions = {}): Promise<Run
 }
 
 export class Runner {
-  constructor(private readonly graph: Graph, private readonly session: Session) {}
+  constructor(
+    private readonly graph: Graph,
+    private readonly session: Session,
+  ) {}
 
   async run(feeds: Readonly<Record<string, Feed>>): Promise<Record<string, Outcome>> {
     const named = Object.fromEntries(this.graph.inputs.map((input) => [input.name, tensor(this.feedOf(input, feeds))]));
     const results = await this.session.call(named, { lane: 'training' });
     const symbols = this.symbols(feeds);
-    return Object.fromEntries(this.graph.outputs.map((output) => {
-      const result = results[output.name] as Tensor;
-      const expected = `${output.dtype}[${shapeAt(output.shape, symbols).join(',')}]`;
-      const actual = `${result.dtype}[${result.shape.join(',')}]`;
-      if (expected !== actual) throw new Error(`${output.name}: inferred ${expected}, but ran as ${actual}`);
-      return [output.name, { dtype: result.dtype, shape: result.shape, data: Array.from(result.data as ArrayLike<number | bigint>, Number) }];
-    }));
+    return Object.fromEntries(
+      this.graph.outputs.map((output) => {
+        const result = results[output.name] as Tensor;
+        const expected = `${output.dtype}[${shapeAt(output.shape, symbols).join(',')}]`;
+        const actual = `${result.dtype}[${result.shape.join(',')}]`;
+        if (expected !== actual) throw new Error(`${output.name}: inferred ${expected}, but ran as ${actual}`);
+        return [
+          output.name,
+          { dtype: result.dtype, shape: result.shape, data: Array.from(result.data as ArrayLike<number | bigint>, Number) },
+        ];
+      }),
+    );
   }
 
   dispose(): void {
@@ -88,7 +102,11 @@ export class Runner {
 }
 
 /** Loads, runs once and disposes. */
-export async function evaluate(graph: Graph, feeds: Readonly<Record<string, Feed>> = {}, options: LoadOptions = {}): Promise<Record<string, Outcome>> {
+export async function evaluate(
+  graph: Graph,
+  feeds: Readonly<Record<string, Feed>> = {},
+  options: LoadOptions = {},
+): Promise<Record<string, Outcome>> {
   const runner = await load(graph, options);
   try {
     return await runner.run(feeds);

@@ -9,7 +9,10 @@ const { add, cast, div, equal, exp, greater, log, mul, neg, pow, sign, sub, wher
 function binary(ofA: (c: RuleContext, a: Value, b: Value) => Value, ofB: (c: RuleContext, a: Value, b: Value) => Value): Rule {
   return (c) => {
     const [a, b] = c.inputs as [Value, Value];
-    return [c.needs[0] === true ? unbroadcast(ofA(c, a, b), a.shape) : null, c.needs[1] === true ? unbroadcast(ofB(c, a, b), b.shape) : null];
+    return [
+      c.needs[0] === true ? unbroadcast(ofA(c, a, b), a.shape) : null,
+      c.needs[1] === true ? unbroadcast(ofB(c, a, b), b.shape) : null,
+    ];
   };
 }
 
@@ -50,13 +53,34 @@ function geluRule(c: RuleContext): [Value] {
 }
 
 export const elementwise: Readonly<Record<string, Rule>> = {
-  Add: binary((c) => c.d, (c) => c.d),
-  Sub: binary((c) => c.d, (c) => neg(c.d)),
-  Mul: binary((c, _a, b) => mul(c.d, b), (c, a) => mul(c.d, a)),
-  Div: binary((c, _a, b) => div(c.d, b), (c, _a, b) => neg(div(mul(c.d, c.outputs[0] as Value), b))),
-  Pow: binary((c, a, b) => powerOfBase(c.d, a, b), (c, a) => mul(c.d, mul(c.outputs[0] as Value, log(a)))),
-  Max: binary((c, a, b) => share(greater, c.d, a, b), (c, a, b) => share(greater, c.d, b, a)),
-  Min: binary((c, a, b) => share(less, c.d, a, b), (c, a, b) => share(less, c.d, b, a)),
+  Add: binary(
+    (c) => c.d,
+    (c) => c.d,
+  ),
+  Sub: binary(
+    (c) => c.d,
+    (c) => neg(c.d),
+  ),
+  Mul: binary(
+    (c, _a, b) => mul(c.d, b),
+    (c, a) => mul(c.d, a),
+  ),
+  Div: binary(
+    (c, _a, b) => div(c.d, b),
+    (c, _a, b) => neg(div(mul(c.d, c.outputs[0] as Value), b)),
+  ),
+  Pow: binary(
+    (c, a, b) => powerOfBase(c.d, a, b),
+    (c, a) => mul(c.d, mul(c.outputs[0] as Value, log(a))),
+  ),
+  Max: binary(
+    (c, a, b) => share(greater, c.d, a, b),
+    (c, a, b) => share(greater, c.d, b, a),
+  ),
+  Min: binary(
+    (c, a, b) => share(less, c.d, a, b),
+    (c, a, b) => share(less, c.d, b, a),
+  ),
   Neg: unary((_x, _y, d) => neg(d)),
   Abs: unary((x, _y, d) => mul(d, sign(x))),
   Identity: unary((_x, _y, d) => d),

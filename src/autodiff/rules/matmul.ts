@@ -6,7 +6,11 @@ import { ops, type Value } from '../../onnx/index.js';
 import { numberOf, type Rule, type RuleContext } from '../rule.js';
 import { unbroadcast } from '../unbroadcast.js';
 
-interface Flags { readonly transA: boolean; readonly transB: boolean; readonly alpha: number }
+interface Flags {
+  readonly transA: boolean;
+  readonly transB: boolean;
+  readonly alpha: number;
+}
 
 /** Joins all but the last dimension: [..., C] to [M, C]. */
 function flatten(x: Value): Value {
@@ -28,7 +32,9 @@ function product(c: RuleContext, { transA, transB, alpha }: Flags): (Value | nul
     const one = b.shape.length === 2 && !transA;
     const left = one ? flatten(a) : a;
     const right = one ? flatten(d) : d;
-    db = transB ? ops.fusedMatMul(right, left, { transA: true, transB: transA, alpha }) : ops.fusedMatMul(left, right, { transA: !transA, alpha });
+    db = transB
+      ? ops.fusedMatMul(right, left, { transA: true, transB: transA, alpha })
+      : ops.fusedMatMul(left, right, { transA: !transA, alpha });
     db = unbroadcast(db, b.shape);
   }
   return [da, db];

@@ -6,7 +6,11 @@ const { add, cast, mul, neg, reduceMean, reduceSum, sub } = ops;
 
 /** Sums over all dimensions but the last: [..., C] to [C]. */
 function overRows(x: Value): Value {
-  return reduceSum(x, x.shape.slice(0, -1).map((_, i) => i), false);
+  return reduceSum(
+    x,
+    x.shape.slice(0, -1).map((_, i) => i),
+    false,
+  );
 }
 
 /**
@@ -19,7 +23,8 @@ const rmsNorm: Rule = (c) => {
   const given = c.cotangents[1] ?? null;
   const dr = given === null ? null : cast(given, x.dtype);
   const width = x.shape[x.shape.length - 1];
-  if (typeof width !== 'number') throw graphError('SimplifiedLayerNormalization', 'needs a fixed last dimension to be differentiated', c.node.origin);
+  if (typeof width !== 'number')
+    throw graphError('SimplifiedLayerNormalization', 'needs a fixed last dimension to be differentiated', c.node.origin);
   let dx: Value | null = null;
   if (c.needs[0] === true) {
     const cubed = mul(r, mul(r, r));

@@ -32,7 +32,12 @@ const slice: Rule = (c) => {
 export const shape: Readonly<Record<string, Rule>> = {
   Transpose: (c) => {
     const perm = numbersOf(c.node, 'perm');
-    return [ops.transpose(c.d, perm.map((_, i) => perm.indexOf(i)))];
+    return [
+      ops.transpose(
+        c.d,
+        perm.map((_, i) => perm.indexOf(i)),
+      ),
+    ];
   },
   Reshape: (c) => [ops.reshape(c.d, first(c).shape)],
   Unsqueeze: (c) => [ops.squeeze(c.d, constantOperand(c.inputs[1]))],

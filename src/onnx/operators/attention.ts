@@ -24,10 +24,19 @@ export function rotaryEmbedding(x: Value, positions: Value, cos: Value, sin: Val
   check(cos.shape.length === 2 && equalShapes(cos.shape, sin.shape), operator, 'cos and sin are not [positions, D/2]', cos, sin);
   check(x.shape.length === 3 || x.shape.length === 4, operator, 'x is neither [B,T,H*D] nor [B,H,T,D]', x);
   const half = dimAt(cos, 1);
-  const fits = x.shape.length === 3 ? x.shape[2] === multiplyDims(2 * options.numHeads, half) : x.shape[1] === options.numHeads && x.shape[3] === multiplyDims(2, half);
+  const fits =
+    x.shape.length === 3
+      ? x.shape[2] === multiplyDims(2 * options.numHeads, half)
+      : x.shape[1] === options.numHeads && x.shape[3] === multiplyDims(2, half);
   check(fits, operator, `x is not ${options.numHeads} heads of twice the width of cos`, x, cos);
   const tokens: Dim[] = [dimAt(x, 0), dimAt(x, x.shape.length === 3 ? 1 : 2)];
-  check(equalShapes(positions.shape, [1]) || equalShapes(positions.shape, tokens), operator, 'positions are neither [B,T] nor [1]', x, positions);
+  check(
+    equalShapes(positions.shape, [1]) || equalShapes(positions.shape, tokens),
+    operator,
+    'positions are neither [B,T] nor [1]',
+    x,
+    positions,
+  );
   const attributes = { num_heads: int(options.numHeads), interleaved: flag(options.interleaved ?? false) };
   return one(x.graph, { operator, domain: 'com.microsoft', inputs: [x, positions, cos, sin], output: x, attributes });
 }
@@ -75,28 +84,52 @@ export function groupQueryAttention(inputs: GroupQueryInputs, options: GroupQuer
   const { pastKey = null, pastValue = null, seqlensK, totalSequenceLength, cos = null, sin = null } = inputs;
   const batch = dimAt(query, 0);
   check(query.shape.length === 3 && numHeads % kvNumHeads === 0, operator, `${numHeads} heads over ${kvNumHeads} key/value heads`, query);
-  check((key === null) === (value === null) && (inputs.qkv !== undefined || key !== null), operator, 'key and value come together', query, key, value);
+  check(
+    (key === null) === (value === null) && (inputs.qkv !== undefined || key !== null),
+    operator,
+    'key and value come together',
+    query,
+    key,
+    value,
+  );
   const heads = key === null ? numHeads + 2 * kvNumHeads : numHeads;
   const headDim = divideDims(dimAt(query, 2), heads) ?? fail(operator, `the query is not ${heads} heads`, query);
   if (key !== null && value !== null) {
     const expected: Dim[] = [batch, dimAt(query, 1), multiplyDims(kvNumHeads, headDim)];
-    check(equalShapes(key.shape, expected) && equalShapes(value.shape, expected), operator, 'key and value are not [B,T,KV*D]', query, key, value);
+    check(
+      equalShapes(key.shape, expected) && equalShapes(value.shape, expected),
+      operator,
+      'key and value are not [B,T,KV*D]',
+      query,
+      key,
+      value,
+    );
   }
   check((pastKey === null) === (pastValue === null), operator, 'pastKey and pastValue come together', pastKey, pastValue);
-  const slots = pastKey === null ? dimAt(query, 1) : pastKey.shape[2] ?? fail(operator, 'the past is not [B,KV,slots,D]', pastKey);
+  const slots = pastKey === null ? dimAt(query, 1) : (pastKey.shape[2] ?? fail(operator, 'the past is not [B,KV,slots,D]', pastKey));
   const present = { dtype: query.dtype, shape: [batch, kvNumHeads, slots, headDim] };
-  for (const past of [pastKey, pastValue]) check(past === null || equalShapes(past.shape, present.shape), operator, 'the past is not [B,KV,slots,D]', query, past);
+  for (const past of [pastKey, pastValue])
+    check(past === null || equalShapes(past.shape, present.shape), operator, 'the past is not [B,KV,slots,D]', query, past);
   check(seqlensK.dtype === 'int32' && equalShapes(seqlensK.shape, [batch]), operator, 'seqlensK is not int32 [B]', query, seqlensK);
-  check(totalSequenceLength.dtype === 'int32' && totalSequenceLength.shape.length === 0, operator, 'totalSequenceLength is not an int32 scalar', totalSequenceLength);
+  check(
+    totalSequenceLength.dtype === 'int32' && totalSequenceLength.shape.length === 0,
+    operator,
+    'totalSequenceLength is not an int32 scalar',
+    totalSequenceLength,
+  );
   check((cos === null) === (sin === null), operator, 'cos and sin come together', cos, sin);
   const attributes: Record<string, Attribute> = {
-    num_heads: int(numHeads), kv_num_heads: int(kvNumHeads), do_rotary: flag(cos !== null),
+    num_heads: int(numHeads),
+    kv_num_heads: int(kvNumHeads),
+    do_rotary: flag(cos !== null),
     ...(options.scale === undefined ? {} : { scale: float(options.scale) }),
     ...(options.localWindowSize === undefined ? {} : { local_window_size: int(options.localWindowSize) }),
     ...(options.softcap === undefined ? {} : { softcap: float(options.softcap) }),
   };
   const [y, presentKey, presentValue] = query.graph.emit({
-    operator, domain: 'com.microsoft', attributes,
+    operator,
+    domain: 'com.microsoft',
+    attributes,
     inputs: [query, key, value, pastKey, pastValue, seqlensK, totalSequenceLength, ...(cos === null ? [] : [cos, sin])],
     outputs: [{ dtype: query.dtype, shape: [batch, dimAt(query, 1), multiplyDims(numHeads, headDim)] }, present, present],
   }) as [Value, Value, Value];
@@ -107,15 +140,31 @@ export function groupQueryAttention(inputs: GroupQueryInputs, options: GroupQuer
  * `update` [B,KV,T,D] written into `past` [B,KV,slots,D] from slot writeIndices[b] (int64 [B]) on. Opset 24. In place when past and
  * result are bound to one buffer.
  */
-export function tensorScatter(past: Value, update: Value, writeIndices: Value, options: { readonly axis?: number; readonly mode?: 'linear' | 'circular' } = {}): Value {
+export function tensorScatter(
+  past: Value,
+  update: Value,
+  writeIndices: Value,
+  options: { readonly axis?: number; readonly mode?: 'linear' | 'circular' } = {},
+): Value {
   const operator = 'TensorScatter';
   const { axis = 2, mode = 'linear' } = options;
   check(past.graph.opset >= 24, operator, 'needs a graph of opset 24', past);
   sameDType(operator, past, update);
   const fits = past.shape.length === update.shape.length && past.shape.every((dim, i) => i === axis || dim === update.shape[i]);
   check(fits, operator, `past and update differ beside axis ${axis}`, past, update);
-  check(writeIndices.dtype === 'int64' && equalShapes(writeIndices.shape, [dimAt(past, 0)]), operator, 'writeIndices is not int64 [B]', past, writeIndices);
-  return one(past.graph, { operator, inputs: [past, update, writeIndices], output: past, attributes: { axis: int(axis), mode: string(mode) } });
+  check(
+    writeIndices.dtype === 'int64' && equalShapes(writeIndices.shape, [dimAt(past, 0)]),
+    operator,
+    'writeIndices is not int64 [B]',
+    past,
+    writeIndices,
+  );
+  return one(past.graph, {
+    operator,
+    inputs: [past, update, writeIndices],
+    output: past,
+    attributes: { axis: int(axis), mode: string(mode) },
+  });
 }
 
 export interface AttentionOptions {
@@ -133,8 +182,21 @@ export function attention(query: Value, key: Value, value: Value, options: Atten
   const operator = 'Attention';
   check(query.graph.opset >= 24, operator, 'needs a graph of opset 24', query);
   sameDType(operator, query, key, value);
-  check(query.shape.length === 4 && key.shape.length === 4 && equalShapes(key.shape.slice(0, 3), value.shape.slice(0, 3)), operator, 'needs q [B,H,T,D], k and v [B,KV,slots,D]', query, key, value);
-  check(divideDims(dimAt(query, 1), dimAt(key, 1)) !== undefined && query.shape[0] === key.shape[0] && query.shape[3] === key.shape[3], operator, 'heads, rows or head dimension do not fit', query, key);
+  check(
+    query.shape.length === 4 && key.shape.length === 4 && equalShapes(key.shape.slice(0, 3), value.shape.slice(0, 3)),
+    operator,
+    'needs q [B,H,T,D], k and v [B,KV,slots,D]',
+    query,
+    key,
+    value,
+  );
+  check(
+    divideDims(dimAt(query, 1), dimAt(key, 1)) !== undefined && query.shape[0] === key.shape[0] && query.shape[3] === key.shape[3],
+    operator,
+    'heads, rows or head dimension do not fit',
+    query,
+    key,
+  );
   const { mask = null, nonpadKvSequenceLength: lengths = null } = options;
   if (mask !== null) {
     const scores = [dimAt(query, 0), dimAt(query, 1), dimAt(query, 2), dimAt(key, 2)];

@@ -21,7 +21,10 @@ export function shapeOf(x: Value): Value {
 
 function shapeSlice(x: Value, axis: number): Value {
   return one(x.graph, {
-    operator: 'Shape', inputs: [x], output: { dtype: 'int64', shape: [1] }, attributes: { start: int(axis), end: int(axis + 1) },
+    operator: 'Shape',
+    inputs: [x],
+    output: { dtype: 'int64', shape: [1] },
+    attributes: { start: int(axis), end: int(axis + 1) },
   });
 }
 
@@ -106,5 +109,10 @@ export function fill(graph: Graph, dims: readonly Dim[], value: number, dtype: D
 /** As `fill`, where an int64 vector holds the sizes at run time; `dims` is what they will be. */
 export function constantOfShape(sizes: Value, dims: readonly Dim[], value: number, dtype: DType): Value {
   const attribute: Attribute = { kind: 'tensor', dtype, shape: [1], value: encodeConstant(value, dtype) };
-  return one(sizes.graph, { operator: 'ConstantOfShape', inputs: [sizes], output: { dtype, shape: dims }, attributes: { value: attribute } });
+  return one(sizes.graph, {
+    operator: 'ConstantOfShape',
+    inputs: [sizes],
+    output: { dtype, shape: dims },
+    attributes: { value: attribute },
+  });
 }

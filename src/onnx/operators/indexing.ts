@@ -25,7 +25,10 @@ export function gatherElements(x: Value, indices: Value, axis: number): Value {
   const normal = axisOf('GatherElements', axis, x);
   check(indices.shape.length === x.shape.length, 'GatherElements', 'ranks differ', x, indices);
   return one(x.graph, {
-    operator: 'GatherElements', inputs: [x, indices], output: { dtype: x.dtype, shape: indices.shape }, attributes: { axis: int(normal) },
+    operator: 'GatherElements',
+    inputs: [x, indices],
+    output: { dtype: x.dtype, shape: indices.shape },
+    attributes: { axis: int(normal) },
   });
 }
 
@@ -34,9 +37,19 @@ export function scatterElements(x: Value, indices: Value, updates: Value, axis: 
   integer('ScatterElements', indices);
   sameDType('ScatterElements', x, updates);
   const normal = axisOf('ScatterElements', axis, x);
-  check(equalShapes(indices.shape, updates.shape) && indices.shape.length === x.shape.length, 'ScatterElements', 'shapes do not fit', x, indices, updates);
+  check(
+    equalShapes(indices.shape, updates.shape) && indices.shape.length === x.shape.length,
+    'ScatterElements',
+    'shapes do not fit',
+    x,
+    indices,
+    updates,
+  );
   return one(x.graph, {
-    operator: 'ScatterElements', inputs: [x, indices, updates], output: x, attributes: { axis: int(normal), reduction: string(reduction) },
+    operator: 'ScatterElements',
+    inputs: [x, indices, updates],
+    output: x,
+    attributes: { axis: int(normal), reduction: string(reduction) },
   });
 }
 
@@ -44,7 +57,8 @@ export function scatterElements(x: Value, indices: Value, updates: Value, axis: 
 function indexDepth(operator: string, x: Value, indices: Value): number {
   check(indices.dtype === 'int64', operator, 'indices are not int64', indices);
   const depth = indices.shape.at(-1);
-  if (typeof depth !== 'number' || depth < 1 || depth > x.shape.length) return fail(operator, 'the last dimension of the indices must be a number up to the rank', x, indices);
+  if (typeof depth !== 'number' || depth < 1 || depth > x.shape.length)
+    return fail(operator, 'the last dimension of the indices must be a number up to the rank', x, indices);
   return depth;
 }
 
@@ -69,7 +83,10 @@ export function range(graph: Graph, start: Dim, limit: Dim, delta = 1, dtype: DT
   const span = subtractDims(limit, start);
   if (typeof start === 'number' && typeof limit === 'number') {
     const length = Math.max(0, Math.ceil((limit - start) / delta));
-    return graph.constant(Array.from({ length }, (_, i) => start + i * delta), dtype);
+    return graph.constant(
+      Array.from({ length }, (_, i) => start + i * delta),
+      dtype,
+    );
   }
   const length = divideDims(span, delta);
   if (length === undefined) return fail('Range', `${span} does not divide by ${delta}`);
@@ -78,7 +95,12 @@ export function range(graph: Graph, start: Dim, limit: Dim, delta = 1, dtype: DT
 }
 
 /** `on` at the index and `off` elsewhere along a new axis of size `depth`. */
-export function oneHot(indices: Value, depth: number, dtype: DType = 'float32', options: { readonly axis?: number; readonly on?: number; readonly off?: number } = {}): Value {
+export function oneHot(
+  indices: Value,
+  depth: number,
+  dtype: DType = 'float32',
+  options: { readonly axis?: number; readonly on?: number; readonly off?: number } = {},
+): Value {
   const { axis = -1, on = 1, off = 0 } = options;
   const normal = axisOf('OneHot', axis, indices, indices.shape.length + 1);
   const shape = [...indices.shape.slice(0, normal), depth, ...indices.shape.slice(normal)];

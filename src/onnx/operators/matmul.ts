@@ -20,7 +20,11 @@ function lastTwo(x: Value, transposed: boolean): [Dim, Dim] {
 
 /** a·b; vectors are not accepted, give them a dimension of 1. */
 export function matMul(a: Value, b: Value): Value {
-  return one(a.graph, { operator: 'MatMul', inputs: [a, b], output: { dtype: a.dtype, shape: productShape('MatMul', a, b, false, false) } });
+  return one(a.graph, {
+    operator: 'MatMul',
+    inputs: [a, b],
+    output: { dtype: a.dtype, shape: productShape('MatMul', a, b, false, false) },
+  });
 }
 
 export interface ProductOptions {
@@ -51,7 +55,14 @@ export function gemm(a: Value, b: Value, c: Value | null, options: ProductOption
   if (c !== null) {
     sameDType('Gemm', a, c);
     const full = broadcastShapes(shape, c.shape);
-    check(full !== undefined && full.length === 2 && full.every((dim, i) => dim === shape[i]), 'Gemm', 'c does not broadcast to the product', a, b, c);
+    check(
+      full !== undefined && full.length === 2 && full.every((dim, i) => dim === shape[i]),
+      'Gemm',
+      'c does not broadcast to the product',
+      a,
+      b,
+      c,
+    );
   }
   const attributes = { transA: flag(transA), transB: flag(transB), alpha: float(alpha), beta: float(beta) };
   return one(a.graph, { operator: 'Gemm', inputs: c === null ? [a, b] : [a, b, c], output: { dtype: a.dtype, shape }, attributes });

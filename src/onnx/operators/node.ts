@@ -44,12 +44,22 @@ export function check(condition: boolean, operator: string, problem: string, ...
 
 /** Throws unless all values have one dtype. */
 export function sameDType(operator: string, ...values: readonly Value[]): void {
-  check(values.every((value) => value.dtype === values[0]?.dtype), operator, 'dtypes differ', ...values);
+  check(
+    values.every((value) => value.dtype === values[0]?.dtype),
+    operator,
+    'dtypes differ',
+    ...values,
+  );
 }
 
 /** Throws unless the value is float16, bfloat16, float32 or float64. */
 export function floating(operator: string, ...values: readonly Value[]): void {
-  check(values.every((value) => isFloat(value.dtype)), operator, 'needs floating-point operands', ...values);
+  check(
+    values.every((value) => isFloat(value.dtype)),
+    operator,
+    'needs floating-point operands',
+    ...values,
+  );
 }
 
 /** Axis in [0, rank); negative axes count from the end. */

@@ -11,7 +11,9 @@ function reduce(operator: string, x: Value, axes: readonly number[] | undefined,
   const normal = axesOf(operator, axes ?? x.shape.map((_, i) => i), x);
   if (normal.length === 0) return x;
   return one(x.graph, {
-    operator, inputs: [x, int64s(x.graph, normal)], output: { dtype: x.dtype, shape: reducedShape(x, normal, keepDims) },
+    operator,
+    inputs: [x, int64s(x.graph, normal)],
+    output: { dtype: x.dtype, shape: reducedShape(x, normal, keepDims) },
     attributes: { keepdims: flag(keepDims) },
   });
 }
@@ -37,7 +39,9 @@ export const logSoftmax = (x: Value, axis = -1): Value => alongAxis('LogSoftmax'
 export function cumSum(x: Value, axis: number, options: { readonly exclusive?: boolean; readonly reverse?: boolean } = {}): Value {
   const normal = x.graph.constant(axisOf('CumSum', axis, x), 'int64');
   return one(x.graph, {
-    operator: 'CumSum', inputs: [x, normal], output: x,
+    operator: 'CumSum',
+    inputs: [x, normal],
+    output: x,
     attributes: { exclusive: flag(options.exclusive ?? false), reverse: flag(options.reverse ?? false) },
   });
 }
@@ -46,19 +50,31 @@ export function cumSum(x: Value, axis: number, options: { readonly exclusive?: b
 export function argMax(x: Value, axis: number, keepDims = true): Value {
   const normal = axisOf('ArgMax', axis, x);
   return one(x.graph, {
-    operator: 'ArgMax', inputs: [x], output: { dtype: 'int64', shape: reducedShape(x, [normal], keepDims) },
+    operator: 'ArgMax',
+    inputs: [x],
+    output: { dtype: 'int64', shape: reducedShape(x, [normal], keepDims) },
     attributes: { axis: int(normal), keepdims: flag(keepDims) },
   });
 }
 
 /** The k largest (or smallest) elements along `axis` in order, and their int64 indices. */
-export function topK(x: Value, k: number, axis = -1, options: { readonly largest?: boolean } = {}): { readonly values: Value; readonly indices: Value } {
+export function topK(
+  x: Value,
+  k: number,
+  axis = -1,
+  options: { readonly largest?: boolean } = {},
+): { readonly values: Value; readonly indices: Value } {
   const normal = axisOf('TopK', axis, x);
   const dim = dimAt(x, normal);
   check(Number.isInteger(k) && k > 0 && (typeof dim !== 'number' || k <= dim), 'TopK', `k = ${k} does not fit axis ${axis}`, x);
   const shape = x.shape.map((d, i) => (i === normal ? k : d));
   const [values, indices] = x.graph.emit({
-    operator: 'TopK', inputs: [x, int64s(x.graph, [k])], outputs: [{ dtype: x.dtype, shape }, { dtype: 'int64', shape }],
+    operator: 'TopK',
+    inputs: [x, int64s(x.graph, [k])],
+    outputs: [
+      { dtype: x.dtype, shape },
+      { dtype: 'int64', shape },
+    ],
     attributes: { axis: int(normal), largest: flag(options.largest ?? true), sorted: flag(true) },
   }) as [Value, Value];
   return { values, indices };

@@ -1,5 +1,16 @@
 /** Operators that move or reinterpret elements. Sizes may be symbolic; run-time sizes come from dimensions.ts. */
-import { addDims, broadcastShapes, canonical, divideDims, elementCountOf, equalShapes, formatShape, isStatic, subtractDims, type Dim } from '../dims.js';
+import {
+  addDims,
+  broadcastShapes,
+  canonical,
+  divideDims,
+  elementCountOf,
+  equalShapes,
+  formatShape,
+  isStatic,
+  subtractDims,
+  type Dim,
+} from '../dims.js';
 import type { Value } from '../graph.js';
 import { dimensionVector, shapeOf } from './dimensions.js';
 import { axesOf, axisOf, check, dimAt, fail, int, int64s, ints, one, sameDType } from './node.js';
@@ -7,10 +18,18 @@ import { axesOf, axisOf, check, dimAt, fail, int, int64s, ints, one, sameDType }
 /** Dimensions in the order of `perm`; x itself when nothing moves. */
 export function transpose(x: Value, perm: readonly number[]): Value {
   const order = perm.map((axis) => axisOf('Transpose', axis, x));
-  check(order.length === x.shape.length && new Set(order).size === order.length, 'Transpose', `perm [${perm.join(',')}] is no permutation`, x);
+  check(
+    order.length === x.shape.length && new Set(order).size === order.length,
+    'Transpose',
+    `perm [${perm.join(',')}] is no permutation`,
+    x,
+  );
   if (order.every((axis, i) => axis === i)) return x;
   return one(x.graph, {
-    operator: 'Transpose', inputs: [x], output: { dtype: x.dtype, shape: order.map((axis) => dimAt(x, axis)) }, attributes: { perm: ints(order) },
+    operator: 'Transpose',
+    inputs: [x],
+    output: { dtype: x.dtype, shape: order.map((axis) => dimAt(x, axis)) },
+    attributes: { perm: ints(order) },
   });
 }
 
@@ -73,7 +92,12 @@ export function unsqueeze(x: Value, axes: readonly number[]): Value {
 /** Removes dimensions of 1. */
 export function squeeze(x: Value, axes: readonly number[]): Value {
   const normal = axesOf('Squeeze', axes, x);
-  check(normal.every((axis) => x.shape[axis] === 1), 'Squeeze', `dimensions at ${axes.join(',')} are not 1`, x);
+  check(
+    normal.every((axis) => x.shape[axis] === 1),
+    'Squeeze',
+    `dimensions at ${axes.join(',')} are not 1`,
+    x,
+  );
   const shape = x.shape.filter((_, i) => !normal.includes(i));
   return one(x.graph, { operator: 'Squeeze', inputs: [x, int64s(x.graph, normal)], output: { dtype: x.dtype, shape } });
 }
@@ -105,7 +129,10 @@ export function split(x: Value, sizes: number | readonly Dim[], axis: number): V
   if (parts.length === 1) return [x];
   const outputs = parts.map((part) => ({ dtype: x.dtype, shape: x.shape.map((d, i) => (i === normal ? part : d)) }));
   return x.graph.emit({
-    operator: 'Split', inputs: [x, dimensionVector(x.graph, parts, [x])], outputs, attributes: { axis: int(normal) },
+    operator: 'Split',
+    inputs: [x, dimensionVector(x.graph, parts, [x])],
+    outputs,
+    attributes: { axis: int(normal) },
   }) as Value[];
 }
 
@@ -119,7 +146,12 @@ export const END = Number.MAX_SAFE_INTEGER;
 export function slice(x: Value, starts: readonly Dim[], ends: readonly Dim[], axes: readonly number[], steps?: readonly number[]): Value {
   const graph = x.graph;
   const by = steps ?? axes.map(() => 1);
-  check(starts.length === axes.length && ends.length === axes.length && by.length === axes.length, 'Slice', 'starts, ends, axes and steps differ in length', x);
+  check(
+    starts.length === axes.length && ends.length === axes.length && by.length === axes.length,
+    'Slice',
+    'starts, ends, axes and steps differ in length',
+    x,
+  );
   const normal = axes.map((axis) => axisOf('Slice', axis, x));
   check(new Set(normal).size === normal.length, 'Slice', `axes ${axes.join(',')} repeat`, x);
   const shape = [...x.shape];
@@ -131,7 +163,10 @@ export function slice(x: Value, starts: readonly Dim[], ends: readonly Dim[], ax
   });
   const vectors = [dimensionVector(graph, starts.map(canonical), [x]), dimensionVector(graph, ends.map(canonical), [x])];
   return one(graph, {
-    operator: 'Slice', inputs: [x, ...vectors, int64s(graph, normal), int64s(graph, by)], output: { dtype: x.dtype, shape }, symbolic: { from },
+    operator: 'Slice',
+    inputs: [x, ...vectors, int64s(graph, normal), int64s(graph, by)],
+    output: { dtype: x.dtype, shape },
+    symbolic: { from },
   });
 }
 
@@ -156,6 +191,9 @@ export function pad(x: Value, axis: number, before: Dim, after: Dim): Value {
   const pads = dimensionVector(x.graph, [before, after].map(canonical), [x]);
   const shape = x.shape.map((dim, i) => (i === normal ? addDims(dim, addDims(before, after)) : dim));
   return one(x.graph, {
-    operator: 'Pad', inputs: [x, pads, x.graph.constant(0, x.dtype), int64s(x.graph, [normal])], output: { dtype: x.dtype, shape }, symbolic: { before: [before] },
+    operator: 'Pad',
+    inputs: [x, pads, x.graph.constant(0, x.dtype), int64s(x.graph, [normal])],
+    output: { dtype: x.dtype, shape },
+    symbolic: { before: [before] },
   });
 }
