@@ -51,7 +51,7 @@ export async function smoke(options: { model?: string; device: string; log: (tex
   const base = await chooseBase(options.model ?? PREFERRED_MODEL, { signal, onProgress: () => undefined });
   options.log(`${base.id}: ${base.why}`);
   const dataDir = await mkdtemp(join(tmpdir(), 'lorica-bench-'));
-  const server = await startServerProcess({ dataDir, models: new Map([[base.id, base.path]]), device: options.device });
+  const server = await startServerProcess({ dataDir, models: base.embedded ? new Map() : new Map([[base.id, base.path]]), device: options.device });
   const client = connect({ address: server.address, tenant: 'bench' });
   try {
     await client.ready(30_000);

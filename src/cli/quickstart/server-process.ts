@@ -14,7 +14,7 @@ const STOP_LIMIT_MS = 15_000;
 
 export interface ServerOptions {
   readonly dataDir: string;
-  /** Model ids and the paths they lie at. */
+  /** Ids of models and the paths they lie at; the embedded base is always there. */
   readonly models: ReadonlyMap<string, string>;
   readonly device: string;
   /** More environment, such as LORICA_KEYS_FILE. */

@@ -52,7 +52,7 @@ export async function runStory(options: StoryOptions): Promise<Figures> {
   });
   const settings = base.embedded ? EMBEDDED_SETTINGS : PRETRAINED_SETTINGS;
   const server = await phase('server', 'The server', async () => {
-    const started = await startServerProcess({ dataDir: options.dataDir, models: new Map([[base.id, base.path]]), device: options.device });
+    const started = await startServerProcess({ dataDir: options.dataDir, models: base.embedded ? new Map() : new Map([[base.id, base.path]]), device: options.device });
     screen.line(`gRPC on ${started.address}, metrics on http://${started.metricsAddress}/metrics`);
     return started;
   });
