@@ -49,7 +49,7 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
   const stages = checkTuning(input.specification, config);
   const lease = input.host.lease({ key: digest, config, weights });
   try {
-    const working = new WorkingModel(lease);
+    const working = new WorkingModel(lease, signal);
     const outcomes: StageOutcome[] = [];
     let skippedRows = 0;
     for (const [stageIndex, stage] of stages.entries()) {
@@ -129,7 +129,7 @@ export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readon
   let validator: ModelPass | undefined;
   try {
     const rows = input.rows.map((row) => tokenRow(row)).filter((row) => row !== undefined);
-    const working = new WorkingModel(lease);
+    const working = new WorkingModel(lease, signal);
     const model = await working.begin(selectTrainable(config, stage.trainable), seed, stage.decayNorms);
     const heldOut = (validation?.rows ?? []).map((row) => tokenRow(row)).filter((row) => row !== undefined);
     if (heldOut.length > 0) validator = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: longestPadded(heldOut) });

@@ -5,6 +5,7 @@
  * frozen; where a later stage trains a weight whole, or by LoRA of another shape, the old LoRA is merged into it first.
  */
 import type { LoraInput, LoraModule, VariantInput } from '../adapters/index.js';
+import { LoricaError } from '../common/errors.js';
 import { weightShapes } from '../models/config.js';
 import { loraA, loraB } from '../models/training-form.js';
 import { Graph, ops } from '../onnx/index.js';
@@ -30,7 +31,8 @@ export class WorkingModel {
   private readonly changed = new Map<string, Tensor>();
   private readonly lora = new Map<string, LoraTensors>();
 
-  constructor(private readonly lease: BaseLease) {
+  /** `signal` stops the reading of weights between two tensors, with CANCELLED. */
+  constructor(private readonly lease: BaseLease, private readonly signal?: AbortSignal) {
     this.shapes = weightShapes(lease.config);
   }
 
@@ -52,6 +54,7 @@ export class WorkingModel {
     for (const [module, settings] of plan.lora) if (!continues(this.lora.get(module), settings)) await this.merge(module);
     const parameters = new Parameters(this.lease.runtime, this.specifications(plan, decayNorms));
     for (const name of plan.tensors) {
+      this.refuseWhenAborted();
       const earlier = this.changed.get(name);
       parameters.value(name).f32().set(earlier === undefined ? await this.lease.initial(name) : earlier.f32());
       this.changed.set(name, parameters.value(name));
@@ -91,7 +94,12 @@ export class WorkingModel {
   }
 
   private async tensor(name: string): Promise<Tensor> {
+    this.refuseWhenAborted();
     return this.changed.get(name) ?? this.lease.weight(name);
+  }
+
+  private refuseWhenAborted(): void {
+    if (this.signal?.aborted === true) throw new LoricaError('CANCELLED', 'CANCELLED', 'tuning was cancelled', { cause: this.signal.reason });
   }
 
   private specifications(plan: TrainablePlan, decayNorms: boolean): ParameterSpecification[] {
