@@ -72,7 +72,10 @@ export class JobEvents {
         }
         if (rows.length === BATCH) continue;
         if (rows.length === 0) {
-          const [job] = await this.database.query<{ state: JobState; last_sequence: number }>('SELECT state, last_sequence FROM jobs WHERE name = $1', [name]);
+          const [job] = await this.database.query<{ state: JobState; last_sequence: number }>(
+            'SELECT state, last_sequence FROM jobs WHERE name = $1',
+            [name],
+          );
           if (job === undefined) throw jobNotFound(name);
           if (isTerminal(job.state) && job.last_sequence <= after) return;
         }

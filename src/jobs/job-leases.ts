@@ -18,7 +18,11 @@ export interface Outcome {
 const FENCE = `name = $1 AND worker = $2 AND attempt = $3 AND state = 'RUNNING'`;
 
 export class JobLeases {
-  constructor(private readonly database: Database, private readonly dispatch: Dispatch, private readonly events: JobEvents) {}
+  constructor(
+    private readonly database: Database,
+    private readonly dispatch: Dispatch,
+    private readonly events: JobEvents,
+  ) {}
 
   /** Takes the oldest queued job of `kind` for `worker`; undefined when none waits. */
   async claim(kind: JobKind, worker: string, leaseMs: number): Promise<Job | undefined> {
@@ -40,7 +44,10 @@ export class JobLeases {
   }
 
   /** Renews all leases of `worker`; returns the jobs it still holds and whether a cancel was asked for. */
-  async renew(worker: string, leaseMs: number): Promise<ReadonlyMap<string, { readonly attempt: number; readonly cancelRequested: boolean }>> {
+  async renew(
+    worker: string,
+    leaseMs: number,
+  ): Promise<ReadonlyMap<string, { readonly attempt: number; readonly cancelRequested: boolean }>> {
     const rows = await this.database.query<{ name: string; attempt: number; cancel_requested: boolean }>(
       `UPDATE jobs SET lease_until = now() + $2 * interval '1 millisecond' WHERE worker = $1 AND state = 'RUNNING' RETURNING name, attempt, cancel_requested`,
       [worker, leaseMs],
@@ -51,7 +58,11 @@ export class JobLeases {
   /** Ends a run; QUEUED puts the job back in line (CANCELLED if a cancel was asked for). False when the fence no longer holds. */
   async finish(name: string, fence: Fence, outcome: Outcome): Promise<boolean> {
     const done = await this.database.transaction(async (tx) => {
-      const [row] = await tx.query<JobRow>(`SELECT ${JOB_COLUMNS} FROM jobs WHERE ${FENCE} FOR UPDATE`, [name, fence.worker, fence.attempt]);
+      const [row] = await tx.query<JobRow>(`SELECT ${JOB_COLUMNS} FROM jobs WHERE ${FENCE} FOR UPDATE`, [
+        name,
+        fence.worker,
+        fence.attempt,
+      ]);
       if (row === undefined) return false;
       await this.leave(tx, row, outcome);
       return true;

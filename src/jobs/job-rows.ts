@@ -73,7 +73,12 @@ export function filterStates(filter: string): readonly JobState[] {
     const state = /^\s*state\s*=\s*"?([A-Z]+)"?\s*$/.exec(term)?.[1];
     const known = STATES.find((candidate) => candidate === state);
     if (known === undefined) {
-      throw invalidFields([{ field: 'filter', description: `cannot read ${JSON.stringify(term)}: write state = "RUNNING", joined by OR; states are ${STATES.join(', ')}` }]);
+      throw invalidFields([
+        {
+          field: 'filter',
+          description: `cannot read ${JSON.stringify(term)}: write state = "RUNNING", joined by OR; states are ${STATES.join(', ')}`,
+        },
+      ]);
     }
     return known;
   });

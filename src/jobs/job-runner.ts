@@ -46,7 +46,11 @@ export class JobRunner {
   private timer: NodeJS.Timeout | undefined;
   private stopping = false;
 
-  constructor(private readonly store: JobStore, private readonly handlers: Partial<Record<JobKind, JobHandler>>, private readonly options: JobRunnerOptions = {}) {
+  constructor(
+    private readonly store: JobStore,
+    private readonly handlers: Partial<Record<JobKind, JobHandler>>,
+    private readonly options: JobRunnerOptions = {},
+  ) {
     this.kinds = Object.keys(handlers) as JobKind[];
     this.leaseMs = options.leaseMs ?? 30_000;
     this.maxLost = options.maxLost ?? 3;
@@ -115,7 +119,8 @@ export class JobRunner {
     const outcome = await this.outcome(run, emit);
     for (let attempt = 1; ; attempt += 1) {
       try {
-        if (!(await this.store.leases.finish(job.name, fence, outcome))) this.logger.warn('a job was taken over before it ended here', { job: job.name });
+        if (!(await this.store.leases.finish(job.name, fence, outcome)))
+          this.logger.warn('a job was taken over before it ended here', { job: job.name });
         return;
       } catch (error) {
         this.logger.error('the outcome of a job cannot be stored', { job: job.name, attempt, error });

@@ -4,7 +4,16 @@
  */
 import { LoricaError } from '../common/errors.js';
 import { silentLogger, type Logger } from '../common/logger.js';
-import { isUniqueViolation, pageCursor, RequestIds, requireResourceId, toPage, type Database, type Page, type PageRequest } from '../storage/index.js';
+import {
+  isUniqueViolation,
+  pageCursor,
+  RequestIds,
+  requireResourceId,
+  toPage,
+  type Database,
+  type Page,
+  type PageRequest,
+} from '../storage/index.js';
 import { Dispatch } from './dispatch.js';
 import { isTerminal, type CreateJob, type Job, type JobEvent, type JobKind, type JobState } from './job.js';
 import { JobEvents } from './job-events.js';
@@ -34,7 +43,12 @@ export class JobStore {
   private readonly queuedListeners = new Set<Listener<JobKind>>();
   private readonly cancelListeners = new Set<Listener<string>>();
 
-  private constructor(readonly database: Database, private readonly dispatch: Dispatch, private readonly requestIds: RequestIds, readonly logger: Logger) {
+  private constructor(
+    readonly database: Database,
+    private readonly dispatch: Dispatch,
+    private readonly requestIds: RequestIds,
+    readonly logger: Logger,
+  ) {
     this.jobEvents = new JobEvents(database);
     this.leases = new JobLeases(database, dispatch, this.jobEvents);
   }
@@ -96,7 +110,10 @@ export class JobStore {
         return true;
       }
       if (row.dispatch_id !== null) await this.dispatch.remove(tx, row.kind, row.dispatch_id);
-      await tx.query(`UPDATE jobs SET state = 'CANCELLED', cancel_requested = true, dispatch_id = NULL, end_time = now(), revision = revision + 1 WHERE name = $1`, [name]);
+      await tx.query(
+        `UPDATE jobs SET state = 'CANCELLED', cancel_requested = true, dispatch_id = NULL, end_time = now(), revision = revision + 1 WHERE name = $1`,
+        [name],
+      );
       await this.jobEvents.appendState(tx, name, 'CANCELLED', row.attempt);
       return false;
     });
@@ -157,7 +174,12 @@ export class JobStore {
   private async inserted(input: CreateJob, insert: (tx: Database) => Promise<string>): Promise<{ name: string; first: boolean }> {
     if (input.requestId === undefined || input.requestId === '') return { name: await this.database.transaction(insert), first: true };
     if (input.requestDigest === undefined) throw new TypeError('a job with a request id needs the digest of its request');
-    const key = { tenant: input.tenant, method: `create ${input.kind} job`, requestId: input.requestId, requestDigest: input.requestDigest };
+    const key = {
+      tenant: input.tenant,
+      method: `create ${input.kind} job`,
+      requestId: input.requestId,
+      requestDigest: input.requestDigest,
+    };
     return this.requestIds.once(key, insert);
   }
 
@@ -169,5 +191,7 @@ export class JobStore {
 }
 
 function wrongState(row: JobRow, change: string): LoricaError {
-  return new LoricaError('FAILED_PRECONDITION', 'JOB_STATE', `${row.name} is ${row.state} and cannot be ${change}`, { metadata: { state: row.state } });
+  return new LoricaError('FAILED_PRECONDITION', 'JOB_STATE', `${row.name} is ${row.state} and cannot be ${change}`, {
+    metadata: { state: row.state },
+  });
 }

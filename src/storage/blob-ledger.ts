@@ -9,7 +9,10 @@ import type { Database } from './database.js';
 const LOCK = 'SELECT pg_advisory_xact_lock(hashtextextended($1, 0))';
 
 export class BlobLedger {
-  constructor(private readonly database: Database, private readonly blobs: BlobStore) {}
+  constructor(
+    private readonly database: Database,
+    private readonly blobs: BlobStore,
+  ) {}
 
   /** Commits staged bytes for `owner` (a resource name) within the transaction that creates it. */
   async keep(tx: Database, staged: StagedBlob, owner: string): Promise<void> {

@@ -27,13 +27,21 @@ export function fromDriver(error: unknown): unknown {
   if (error instanceof LoricaError) return error;
   const code = sqlState(error);
   if (code === '53100' || isStorageFull(error)) return storageFull(error);
-  const lost = code.startsWith('08') || code.startsWith('57P') || UNREACHABLE.has(code) || (error instanceof Error && /connection (terminated|ended)|timeout exceeded when trying to connect/i.test(error.message));
+  const lost =
+    code.startsWith('08') ||
+    code.startsWith('57P') ||
+    UNREACHABLE.has(code) ||
+    (error instanceof Error && /connection (terminated|ended)|timeout exceeded when trying to connect/i.test(error.message));
   if (lost) {
     return new LoricaError('UNAVAILABLE', 'UPSTREAM_UNAVAILABLE', 'the database cannot be reached', { cause: error, retryAfterMs: 1000 });
   }
-  if (code === '22021') return invalidFields([{ field: 'request', description: 'holds text with a NUL character, which cannot be stored or looked up' }]);
+  if (code === '22021')
+    return invalidFields([{ field: 'request', description: 'holds text with a NUL character, which cannot be stored or looked up' }]);
   if (code === '40001' || code === '40P01') {
-    return new LoricaError('ABORTED', 'UPSTREAM_UNAVAILABLE', 'the database gave up on a conflicting change; try again', { cause: error, retryAfterMs: 50 });
+    return new LoricaError('ABORTED', 'UPSTREAM_UNAVAILABLE', 'the database gave up on a conflicting change; try again', {
+      cause: error,
+      retryAfterMs: 50,
+    });
   }
   return error;
 }

@@ -14,6 +14,8 @@ import { storageFull } from './database-errors.js';
 const READ_BYTES = 1 << 20;
 const ABANDONED_MS = 24 * 3_600_000;
 const DIGEST = /^[0-9a-f]{64}$/;
+/** Begins the names of this process's incoming files; a process that had its pid before (pid 1 of a container) chose another. */
+const THIS_PROCESS = `${process.pid}-${randomUUID()}`;
 
 type Bytes = AsyncIterable<Uint8Array> | Iterable<Uint8Array> | Uint8Array;
 
@@ -24,16 +26,22 @@ export async function openFolderBlobStore(folder: string): Promise<BlobStore> {
     await mkdir(incoming, { recursive: true });
     await removeAbandoned(incoming);
   } catch (error) {
-    throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the blob folder ${folder} cannot be used`, { cause: error, hint: 'Give a folder that this user may write to.' });
+    throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the blob folder ${folder} cannot be used`, {
+      cause: error,
+      hint: 'Give a folder that this user may write to.',
+    });
   }
   return new FolderBlobStore(folder, incoming);
 }
 
 class FolderBlobStore implements BlobStore {
-  constructor(private readonly folder: string, private readonly incoming: string) {}
+  constructor(
+    private readonly folder: string,
+    private readonly incoming: string,
+  ) {}
 
   async stage(bytes: Bytes): Promise<StagedBlob> {
-    const temporary = join(this.incoming, `${process.pid}-${randomUUID()}`);
+    const temporary = join(this.incoming, `${THIS_PROCESS}-${randomUUID()}`);
     try {
       const info = await writeDurably(temporary, bytes);
       return {
@@ -141,7 +149,7 @@ function* pieces(bytes: Uint8Array): Generator<Uint8Array> {
 
 /** write(2) may take fewer bytes than it was given. */
 async function writeAll(file: FileHandle, piece: Uint8Array): Promise<void> {
-  for (let at = 0; at < piece.length; ) {
+  for (let at = 0; at < piece.length;) {
     const { bytesWritten } = await file.write(piece, at, piece.length - at);
     at += bytesWritten;
   }
@@ -161,7 +169,8 @@ async function removeAbandoned(incoming: string): Promise<void> {
     const path = join(incoming, name);
     const pid = Number.parseInt(name, 10);
     const old = Date.now() - (await stat(path)).mtimeMs > ABANDONED_MS;
-    if (old || pid === process.pid || !isAlive(pid)) await unlink(path).catch(() => undefined);
+    const dead = pid === process.pid ? !name.startsWith(THIS_PROCESS) : !isAlive(pid);
+    if (old || dead) await unlink(path).catch(() => undefined);
   }
 }
 
@@ -181,5 +190,8 @@ function translated(error: unknown): unknown {
 function unreadable(sha256: string, cause?: unknown): LoricaError {
   const absent = (cause as NodeJS.ErrnoException | undefined)?.code === 'ENOENT';
   const message = absent ? `stored bytes sha256:${sha256} are missing` : `stored bytes sha256:${sha256} are damaged`;
-  return new LoricaError('DATA_LOSS', 'DIGEST_MISMATCH', message, { cause, hint: 'Restore the blob folder from a backup, or upload the content again.' });
+  return new LoricaError('DATA_LOSS', 'DIGEST_MISMATCH', message, {
+    cause,
+    hint: 'Restore the blob folder from a backup, or upload the content again.',
+  });
 }

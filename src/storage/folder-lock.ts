@@ -43,7 +43,9 @@ function isAlive(pid: number): boolean {
 function parseHolder(text: string): Holder | undefined {
   try {
     const value = JSON.parse(text) as Partial<Holder>;
-    return typeof value.pid === 'number' && typeof value.host === 'string' ? { pid: value.pid, host: value.host, started: value.started ?? '', nonce: value.nonce ?? '' } : undefined;
+    return typeof value.pid === 'number' && typeof value.host === 'string'
+      ? { pid: value.pid, host: value.host, started: value.started ?? '', nonce: value.nonce ?? '' }
+      : undefined;
   } catch {
     return undefined;
   }
@@ -59,7 +61,11 @@ async function isHeld(path: string, text: string): Promise<boolean> {
 }
 
 export class FolderLock {
-  private constructor(private readonly path: string, private readonly text: string, private readonly timer: NodeJS.Timeout) {}
+  private constructor(
+    private readonly path: string,
+    private readonly text: string,
+    private readonly timer: NodeJS.Timeout,
+  ) {}
 
   /** Takes the lock or throws FAILED_PRECONDITION / STORAGE_LOCKED naming its holder. */
   static async acquire(path: string): Promise<FolderLock> {

@@ -82,13 +82,20 @@ const MIGRATION_LOCK = 7_041_776;
 export async function migrate(database: Database): Promise<void> {
   await database.transaction(async (tx) => {
     await tx.query('SELECT pg_advisory_xact_lock($1)', [MIGRATION_LOCK]);
-    await tx.execute('CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, name text NOT NULL, apply_time timestamptz NOT NULL DEFAULT now())');
+    await tx.execute(
+      'CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, name text NOT NULL, apply_time timestamptz NOT NULL DEFAULT now())',
+    );
     const [row] = await tx.query<{ version: number | null }>('SELECT max(version) AS version FROM schema_version');
     const applied = row?.version ?? 0;
     if (applied > MIGRATIONS.length) {
-      throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the database has schema version ${applied}, this release knows ${MIGRATIONS.length}`, {
-        hint: 'Run the release that wrote it, or a newer one.',
-      });
+      throw new LoricaError(
+        'FAILED_PRECONDITION',
+        'STORAGE_FAILED',
+        `the database has schema version ${applied}, this release knows ${MIGRATIONS.length}`,
+        {
+          hint: 'Run the release that wrote it, or a newer one.',
+        },
+      );
     }
     for (const [index, migration] of MIGRATIONS.entries()) {
       if (index < applied) continue;

@@ -13,7 +13,12 @@ export function isResourceId(id: string): boolean {
 /** Throws INVALID_ARGUMENT naming `field` unless `id` is a resource id. */
 export function requireResourceId(field: string, id: string): void {
   if (!isResourceId(id)) {
-    throw invalidFields([{ field, description: `${JSON.stringify(id)} is not an id: a lower-case letter, then up to 62 lower-case letters, digits and hyphens` }]);
+    throw invalidFields([
+      {
+        field,
+        description: `${JSON.stringify(id)} is not an id: a lower-case letter, then up to 62 lower-case letters, digits and hyphens`,
+      },
+    ]);
   }
 }
 

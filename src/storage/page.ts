@@ -37,13 +37,20 @@ export function pageCursor(request: PageRequest, query: readonly string[]): Page
   const [ordinal, tag] = Buffer.from(token, 'base64url').toString('utf8').split('.');
   const before = Number(ordinal);
   if (!Number.isSafeInteger(before) || before < 1 || tag !== queryTag(query)) {
-    throw invalidFields([{ field: 'page_token', description: 'is not a token of this list: pass back next_page_token with the same arguments' }]);
+    throw invalidFields([
+      { field: 'page_token', description: 'is not a token of this list: pass back next_page_token with the same arguments' },
+    ]);
   }
   return { limit, before };
 }
 
 /** A page from up to `limit + 1` rows in falling order of ordinal. */
-export function toPage<R extends { ordinal: number }, T>(rows: readonly R[], cursor: PageCursor, query: readonly string[], map: (row: R) => T): Page<T> {
+export function toPage<R extends { ordinal: number }, T>(
+  rows: readonly R[],
+  cursor: PageCursor,
+  query: readonly string[],
+  map: (row: R) => T,
+): Page<T> {
   const items = rows.slice(0, cursor.limit);
   const last = items.at(-1);
   const more = rows.length > cursor.limit && last !== undefined;

@@ -34,22 +34,34 @@ export class PgliteDatabase implements Database {
   readonly kind = 'pglite';
   private closing: Promise<void> | undefined;
 
-  private constructor(private readonly driver: PGlite, private readonly lock: FolderLock) {}
+  private constructor(
+    private readonly driver: PGlite,
+    private readonly lock: FolderLock,
+  ) {}
 
   /** Opens or creates `<dataDir>/database`; FAILED_PRECONDITION / STORAGE_LOCKED when another process has it open. */
   static async open(dataDir: string): Promise<PgliteDatabase> {
     await mkdir(dataDir, { recursive: true }).catch((error: unknown) => {
-      throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the data folder ${dataDir} cannot be created`, { cause: error, hint: 'Give a folder that this user may write to.' });
+      throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the data folder ${dataDir} cannot be created`, {
+        cause: error,
+        hint: 'Give a folder that this user may write to.',
+      });
     });
     const lock = await FolderLock.acquire(join(dataDir, 'database.lock'));
     try {
-      const driver = await PGlite.create(join(dataDir, 'database'), { parsers: { [INT8_OID]: (text: string) => Number(text) }, postgresqlconf: SETTINGS });
+      const driver = await PGlite.create(join(dataDir, 'database'), {
+        parsers: { [INT8_OID]: (text: string) => Number(text) },
+        postgresqlconf: SETTINGS,
+      });
       return new PgliteDatabase(driver, lock);
     } catch (error) {
       await lock.release();
       const known = fromDriver(error);
       if (known instanceof LoricaError) throw known;
-      throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the database in ${dataDir} cannot be opened`, { cause: error, hint: 'Restore the folder from a backup, or give an empty folder.' });
+      throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the database in ${dataDir} cannot be opened`, {
+        cause: error,
+        hint: 'Restore the folder from a backup, or give an empty folder.',
+      });
     }
   }
 

@@ -20,14 +20,23 @@ export class PostgresDatabase implements Database {
 
   /** `url` is a postgres:// connection string; its database is ours alone. */
   static async open(url: string): Promise<PostgresDatabase> {
-    const pool = new pg.Pool({ connectionString: url, max: POOL_SIZE, connectionTimeoutMillis: CONNECT_TIMEOUT_MS, application_name: 'lorica', types: overrides });
+    const pool = new pg.Pool({
+      connectionString: url,
+      max: POOL_SIZE,
+      connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+      application_name: 'lorica',
+      types: overrides,
+    });
     // An idle connection that dies is replaced by the pool; the next statement reports a server that stays away.
     pool.on('error', () => undefined);
     try {
       await pool.query('SELECT 1');
     } catch (error) {
       await pool.end();
-      throw new LoricaError('UNAVAILABLE', 'UPSTREAM_UNAVAILABLE', 'the PostgreSQL server cannot be reached or refuses the connection', { cause: error, hint: 'Check the database URL: host, port, user, password and database name.' });
+      throw new LoricaError('UNAVAILABLE', 'UPSTREAM_UNAVAILABLE', 'the PostgreSQL server cannot be reached or refuses the connection', {
+        cause: error,
+        hint: 'Check the database URL: host, port, user, password and database name.',
+      });
     }
     return new PostgresDatabase(pool);
   }
@@ -53,6 +62,11 @@ export class PostgresDatabase implements Database {
       throw fromDriver(error);
     });
     let broken: Error | undefined;
+    // A connection that dies while it is ours says so by an event as well; unheard, that event would end the process.
+    const onError = (error: Error): void => {
+      broken = error;
+    };
+    client.on('error', onError);
     try {
       await client.query('BEGIN');
       const tx = new OpenTransaction('postgres', {
@@ -72,6 +86,7 @@ export class PostgresDatabase implements Database {
       });
       throw fromDriver(error);
     } finally {
+      client.off('error', onError);
       client.release(broken);
     }
   }

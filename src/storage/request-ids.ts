@@ -23,7 +23,10 @@ export function requestDigestOf(body: Uint8Array | string): string {
 }
 
 export class RequestIds {
-  constructor(private readonly database: Database, private readonly clock: Clock = systemClock) {}
+  constructor(
+    private readonly database: Database,
+    private readonly clock: Clock = systemClock,
+  ) {}
 
   /** The name that an earlier call with this key made; INVALID_ARGUMENT / REQUEST_ID_REUSED if its body was another one. */
   async find(key: RequestKey, tx: Database = this.database): Promise<string | undefined> {
@@ -34,10 +37,15 @@ export class RequestIds {
     const row = rows[0];
     if (row === undefined) return undefined;
     if (row.digest !== key.requestDigest) {
-      throw new LoricaError('INVALID_ARGUMENT', 'REQUEST_ID_REUSED', `request id ${key.requestId} was used for another ${key.method} request`, {
-        violations: [{ field: 'request_id', description: 'was used with another body in the last 24 hours' }],
-        hint: 'Use a new UUID for a new request; repeat an id only with the same body.',
-      });
+      throw new LoricaError(
+        'INVALID_ARGUMENT',
+        'REQUEST_ID_REUSED',
+        `request id ${key.requestId} was used for another ${key.method} request`,
+        {
+          violations: [{ field: 'request_id', description: 'was used with another body in the last 24 hours' }],
+          hint: 'Use a new UUID for a new request; repeat an id only with the same body.',
+        },
+      );
     }
     return row.response_name;
   }

@@ -8,7 +8,11 @@ export interface Connection {
 }
 
 export class OpenTransaction implements Database {
-  constructor(readonly kind: Database['kind'], private readonly connection: Connection, private readonly depth = 0) {}
+  constructor(
+    readonly kind: Database['kind'],
+    private readonly connection: Connection,
+    private readonly depth = 0,
+  ) {}
 
   async query<R = Record<string, unknown>>(sql: string, params: readonly unknown[] = []): Promise<R[]> {
     return (await this.connection.query(sql, params)) as R[];

@@ -1,0 +1,4 @@
+// Jest's global teardown of the PostgreSQL suite.
+export default async function teardown() {
+  await globalThis.loricaTestPostgres?.stop();
+}
