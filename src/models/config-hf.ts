@@ -105,7 +105,7 @@ export function parseHfConfig(value: unknown): DecoderConfig {
   const hiddenSize = fields.count('hidden_size');
   const maxPositionTokens = fields.count('max_position_embeddings', family.maxPositionTokens);
   const window = json['sliding_window'] === undefined ? family.slidingWindow : json['sliding_window'];
-  const slidingWindowTokens = window === null ? undefined : new Fields({ sliding_window: window }).count('sliding_window');
+  const slidingWindowTokens = window === null ? undefined : fields.count('sliding_window', window as number);
   const bosTokenId = tokenIds(json['bos_token_id'])[0];
   const config: DecoderConfig = {
     family: 'llama',

@@ -104,7 +104,7 @@ describe('GGUF', () => {
     ['rows that are no whole blocks', encodeGguf({ tensors: [{ ...tensor, type: 8 }] }), /no whole Q8_0 blocks/],
   ];
   test.each(damaged)('refuses %s', async (_name, bytes, why) => {
-    await expect(readGgufHeader(save(bytes))).rejects.toMatchObject({ reason: 'CHECKPOINT_CORRUPT', message: expect.stringMatching(why) as string });
+    await expect(readGgufHeader(save(bytes))).rejects.toMatchObject({ reason: 'CHECKPOINT_CORRUPT', message: expect.stringMatching(why) });
   });
 
   test('is refused when cut anywhere', async () => {
@@ -114,7 +114,7 @@ describe('GGUF', () => {
   });
 
   test('a storage type that is not read is named with those that are', async () => {
-    const error = expect.objectContaining({ reason: 'MODEL_UNSUPPORTED', hint: expect.stringContaining('Q8_0') as string });
+    const error = expect.objectContaining({ reason: 'MODEL_UNSUPPORTED', hint: expect.stringContaining('Q8_0') });
     await expect(readGgufHeader(save(encodeGguf({ tensors: [{ ...tensor, type: 14 }] })))).rejects.toThrow(error);
   });
 

@@ -26,7 +26,7 @@ function narrowToWide(name: string, widen: (bits: Uint16Array) => Float32Array, 
       const word = new Uint32Array(at.buffer);
       word[0] = (word[0] as number) + 1;
       if (narrow(at)[0] !== bits + 1) throw new Error(`just above the tie above pattern ${bits} went to ${String(narrow(at)[0])}`);
-      word[0] = (word[0] as number) - 2;
+      word[0] = (word[0]) - 2;
       if (narrow(at)[0] !== bits) throw new Error(`just below the tie above pattern ${bits} went to ${String(narrow(at)[0])}`);
     }
   });

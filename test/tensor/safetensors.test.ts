@@ -86,7 +86,7 @@ describe('safetensors', () => {
     ['metadata that is not text', file({ __metadata__: { a: 1 } }), /map of strings/],
   ];
   test.each(damaged)('refuses %s, in memory and on disk', async (_name, bytes, why) => {
-    const refusal = expect.objectContaining({ reason: 'CHECKPOINT_CORRUPT', message: expect.stringMatching(why) as string });
+    const refusal = expect.objectContaining({ reason: 'CHECKPOINT_CORRUPT', message: expect.stringMatching(why) });
     expect(() => parseSafetensors(bytes)).toThrow(refusal);
     const path = join(folder, 'damaged.safetensors');
     writeFileSync(path, bytes);
