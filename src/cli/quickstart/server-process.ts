@@ -3,7 +3,8 @@
  * It listens on free loopback ports and keeps its data in the folder given. Whoever starts it must stop it.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { LoricaError } from '../../common/errors.js';
@@ -39,11 +40,15 @@ interface Listening {
 
 /** Throws UNAVAILABLE / RUNTIME_UNAVAILABLE with the end of the server's log when it does not come up. */
 export async function startServerProcess(options: ServerOptions): Promise<ServerProcess> {
+  // ONNX Runtime leaves small files in the temporary folder; they go with the data.
+  const temporary = join(options.dataDir, 'tmp');
+  await mkdir(temporary, { recursive: true });
   const models = [...options.models].map(([id, path]) => `${id}=${path}`).join(',');
   const child = spawn(process.execPath, [COMMAND, 'serve'], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
       ...process.env,
+      TMPDIR: temporary,
       LORICA_LISTEN: '127.0.0.1:0',
       LORICA_METRICS_LISTEN: '127.0.0.1:0',
       LORICA_DATA_DIR: options.dataDir,
