@@ -8,6 +8,9 @@ import { elementCount } from './dtype.js';
 import type { GgmlType, GgufTensorInfo } from './gguf-types.js';
 import { readAsFloat32 } from './read-float32.js';
 
+/** Taken out of `Math` once: in a test's realm every look-up of a global in a loop is slow (40 s instead of 0.5 for SmolLM2). */
+const { fround } = Math;
+
 /** Dequantizes `bytes` (whole blocks, beginning 4-byte aligned) into `out`. */
 export function dequantize(type: GgmlType['name'], bytes: Uint8Array, out: Float32Array): void {
   switch (type) {
@@ -60,8 +63,8 @@ function dequantizeQ41(bytes: Uint8Array, out: Float32Array): void {
     const minimum = half(bytes, block + 2);
     for (let i = 0; i < 16; i++) {
       const pair = bytes[block + 4 + i] as number;
-      out[to + i] = Math.fround((pair & 15) * scale) + minimum;
-      out[to + 16 + i] = Math.fround((pair >> 4) * scale) + minimum;
+      out[to + i] = fround((pair & 15) * scale) + minimum;
+      out[to + 16 + i] = fround((pair >> 4) * scale) + minimum;
     }
   }
 }
