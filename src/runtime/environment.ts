@@ -41,13 +41,13 @@ export class Environment {
   readonly hostMemory: bigint;
   private users = 0;
 
-  private constructor(readonly library: Library, readonly threads: number) {
+  private constructor(readonly library: Library, readonly threads: number, readonly spinning: boolean) {
     const { api } = library;
     this.api = api;
     const threading = create(api, 'CreateThreadingOptions');
     try {
       call(api, 'SetGlobalIntraOpNumThreads', threading, threads);
-      call(api, 'SetGlobalSpinControl', threading, 1);
+      call(api, 'SetGlobalSpinControl', threading, spinning ? 1 : 0);
       this.pointer = create(api, 'CreateEnvWithGlobalThreadPools', LOG_FATAL, 'lorica', threading);
     } finally {
       api.ReleaseThreadingOptions(threading);
@@ -59,13 +59,15 @@ export class Environment {
   }
 
   /** The environment of this process, with one more user. Throws RUNTIME_UNAVAILABLE if it is in use with other options. */
-  static acquire(libraryPath: string | undefined, threads: number): Environment {
+  static acquire(libraryPath: string | undefined, threads: number, spinning: boolean): Environment {
     const library = loadLibrary(libraryPath);
-    if (current !== undefined && current.threads !== threads) {
+    if (current !== undefined && (current.threads !== threads || current.spinning !== spinning)) {
+      const describe = (count: number, spins: boolean): string => `${count} ${spins ? 'spinning ' : ''}threads`;
       throw new LoricaError('FAILED_PRECONDITION', 'RUNTIME_UNAVAILABLE',
-        `the runtime of this process is open with ${current.threads} threads, not ${threads}`, { hint: 'Close it first, or use the same options.' });
+        `the runtime of this process is open with ${describe(current.threads, current.spinning)}, not ${describe(threads, spinning)}`,
+        { hint: 'Close it first, or use the same options.' });
     }
-    current ??= new Environment(library, threads);
+    current ??= new Environment(library, threads, spinning);
     current.users++;
     return current;
   }

@@ -55,18 +55,18 @@ export class Runtime {
    * DEVICE_UNAVAILABLE. Every open is paired with a close.
    */
   static open(options: RuntimeOptions = {}): Runtime {
-    const { device = 'cpu', libraryPath = packagedLibraryPath(), intraOpThreads = usableProcessors() } = options;
+    const { device = 'cpu', libraryPath = packagedLibraryPath(), intraOpThreads = usableProcessors(), spinning = false } = options;
     if (!Number.isSafeInteger(intraOpThreads) || intraOpThreads < 1 || intraOpThreads > 1024) {
       throw invalidFields([{ field: 'intraOpThreads', description: `${intraOpThreads} is not a number of threads from 1 to 1024` }]);
     }
-    const environment = Environment.acquire(libraryPath, intraOpThreads);
+    const environment = Environment.acquire(libraryPath, intraOpThreads, spinning);
     try {
       let runtime = runtimes.get(device);
       if (runtime === undefined) {
         selfCheck(environment);
         runtime = new Runtime(device, environment, device === 'cpu' ? new CpuDevice(environment) : new CudaDevice(environment, device));
         runtimes.set(device, runtime);
-        (options.logger ?? silentLogger).info('runtime opened', { device, version: runtime.version, threads: intraOpThreads, library: libraryPath });
+        (options.logger ?? silentLogger).info('runtime opened', { device, version: runtime.version, threads: intraOpThreads, spinning, library: libraryPath });
       } else {
         environment.release();
       }

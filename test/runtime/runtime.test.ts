@@ -46,7 +46,8 @@ describe('opening', () => {
     const two = Runtime.open({ intraOpThreads: 2, libraryPath: packagedLibraryPath() });
     expect(two).toBe(one);
     expect(one.version).toMatch(/^1\.30\./);
-    expect(refusal({ intraOpThreads: 1 })).toMatchObject({ reason: 'RUNTIME_UNAVAILABLE', message: expect.stringContaining('2 threads') });
+    expect(refusal({ intraOpThreads: 1 })).toMatchObject({ reason: 'RUNTIME_UNAVAILABLE', message: expect.stringContaining('open with 2 threads, not 1 threads') });
+    expect(refusal({ intraOpThreads: 2, spinning: true })).toMatchObject({ reason: 'RUNTIME_UNAVAILABLE', message: expect.stringContaining('not 2 spinning threads') });
     await one.close();
     expect(two.empty('float32', [1]).f32()).toHaveLength(1);
     await two.close();
