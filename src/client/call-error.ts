@@ -54,7 +54,7 @@ export function toCallError(error: unknown): unknown {
   const trailer = error.metadata.get('x-request-id')[0];
   return new LoricaCallError(
     {
-      code: Code[error.code] ?? String(error.code),
+      code: error.code in Code ? Code[error.code] : String(error.code),
       reason: info?.reason ?? '',
       message: error.details,
       violations: (find('BadRequest', BadRequest)?.fieldViolations ?? []).map(({ field, description }) => ({ field, description })),

@@ -82,7 +82,7 @@ export function connect(options: ConnectOptions): LoricaClient {
     },
     models: createStub(channel, modelMessages.ModelServiceService, modelMessages),
     ready: (timeoutMs) =>
-      new Promise((resolve, reject) => client.waitForReady(Date.now() + timeoutMs, (error) => (error === undefined || error === null ? resolve() : reject(error)))),
+      new Promise((resolve, reject) => client.waitForReady(Date.now() + timeoutMs, (error) => (error === undefined ? resolve() : reject(error)))),
     close: () => client.close(),
   };
 }

@@ -2,7 +2,7 @@
  * A service definition → an object with one function a method: unary methods give promises, server streams async iterables,
  * requests may be partial. Leaving an iteration or aborting its signal cancels the call.
  */
-import { Client, Metadata, type CallOptions, type ServiceDefinition } from '@grpc/grpc-js';
+import { Metadata, type CallOptions, type Client, type ServiceDefinition } from '@grpc/grpc-js';
 import { toCallError } from './call-error.js';
 
 type Builtin = Date | Uint8Array | string | number | boolean | undefined;

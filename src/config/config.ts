@@ -93,7 +93,7 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
     const value = optional(key);
     return value === undefined ? undefined : resolve(value);
   };
-  const pick = <T extends string>(key: SettingKey, allowed: (value: string) => boolean, description: string): T => {
+  const pick = <T extends string>(key: SettingKey, allowed: (value: string) => value is T, description: string): T => {
     const { value, name } = get(key);
     if (!allowed(value)) violations.push({ field: name, description: `must be ${description}, not ${JSON.stringify(value)}` });
     return value as T;
@@ -122,17 +122,17 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
     modelCache: path('modelCache'),
     embeddedModel: existsSync(join(tiny, 'config.json')) ? { id: 'tiny', path: tiny } : undefined,
     protoFolder: join(root, 'proto'),
-    device: pick<DeviceName>('device', (value) => /^(cpu|cuda:\d{1,3})$/.test(value), 'cpu or cuda:N'),
+    device: pick('device', (value): value is DeviceName => /^(cpu|cuda:\d{1,3})$/.test(value), 'cpu or cuda:N'),
     ortLibrary: path('ortLibrary'),
     threads: optional('threads') === undefined ? undefined : integer('threads', 1, 1024),
     keysFile: path('keysFile'),
-    servingForm: pick('servingForm', (value) => value === 'int8' || value === 'float32', 'int8 or float32'),
+    servingForm: pick('servingForm', (value): value is ServerConfig['servingForm'] => value === 'int8' || value === 'float32', 'int8 or float32'),
     maxSequences: integer('maxSequences', 1, 256),
     maxContextTokens: integer('maxContext', 16, 1_048_576),
     maxDatasetBytes: integer('maxDatasetMegabytes', 1, 65_536) * 1_048_576,
     maxAdapterBytes: integer('maxAdapterMegabytes', 1, 65_536) * 1_048_576,
     graceMs: integer('grace', 0, 3600) * 1000,
-    logLevel: pick('logLevel', (value) => LOG_LEVELS.includes(value), LOG_LEVELS.join(', ')),
+    logLevel: pick('logLevel', (value): value is ServerConfig['logLevel'] => LOG_LEVELS.includes(value), LOG_LEVELS.join(', ')),
   };
   if (violations.length > 0) throw invalidFields(violations, 'lorica serve --help lists all settings.');
   return Object.freeze(config);

@@ -16,7 +16,8 @@ export interface EvaluationHandlerDependencies {
 }
 
 export function evaluationHandler({ models, datasets, targets, engine, metrics, maxContextTokens }: EvaluationHandlerDependencies): JobHandler {
-  return async ({ job, signal, emit }): Promise<EvaluationOutcome> => {
+  return async (context): Promise<EvaluationOutcome> => {
+    const { job, signal } = context;
     const { tenant } = job;
     const { request, pinned } = job.spec as EvaluationJobSpec;
     const resolved: Target[] = [];
@@ -36,7 +37,7 @@ export function evaluationHandler({ models, datasets, targets, engine, metrics, 
       emit: async (progress) => {
         metrics.evaluationRowsTotal.inc({ tenant }, progress.rowsDone - (counted.get(progress.target) ?? 0));
         counted.set(progress.target, progress.rowsDone);
-        await emit(progress);
+        await context.emit(progress);
       },
       signal,
       seed: request.seed,

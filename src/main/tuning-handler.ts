@@ -21,7 +21,8 @@ export interface TuningHandlerDependencies {
 }
 
 export function tuningHandler({ models, datasets, adapters, host, metrics }: TuningHandlerDependencies): JobHandler {
-  return async ({ job, signal, emit }): Promise<TuningOutcome> => {
+  return async (context): Promise<TuningOutcome> => {
+    const { job, signal } = context;
     const { tenant } = job;
     const { specification, adapter, alias } = tuningRequestOfJob(job);
     const checkpoint = await models.checkpoint(specification.baseModel);
@@ -38,7 +39,7 @@ export function tuningHandler({ models, datasets, adapters, host, metrics }: Tun
           metrics.tuningStepsTotal.inc({ tenant });
           metrics.tuningTokensTotal.inc({ tenant }, event.tokens);
           metrics.tuningLoss.set({ tenant, job: job.id }, event.loss);
-          await emit(event);
+          await context.emit(event);
         },
         signal,
       });

@@ -155,7 +155,7 @@ function drained(call: ServerWritableStream<unknown, unknown>, signal: AbortSign
     const settle = (): void => {
       call.off('drain', settle);
       signal.removeEventListener('abort', settle);
-      if (signal.aborted) reject(signal.reason);
+      if (signal.aborted) reject(signal.reason as Error);
       else resolve();
     };
     call.on('drain', settle);

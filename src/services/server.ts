@@ -53,7 +53,7 @@ export interface ServiceDependencies {
 export interface Services {
   readonly server: Server;
   /** Sets the health of the server and of every service. */
-  setServing(serving: boolean): void;
+  readonly setServing: (serving: boolean) => void;
 }
 
 const SERVICES = ['AdapterService', 'DatasetService', 'EvaluateService', 'GenerateService', 'ModelService', 'TuneService'].map((name) => `lorica.v1.${name}`);

@@ -5,7 +5,7 @@
  */
 import { Metadata, status as Code } from '@grpc/grpc-js';
 import { isStorageFull, LoricaError, type ErrorCode, type FieldViolation } from '../common/errors.js';
-import { Any } from '../gen/google/protobuf/any.js';
+import type { Any } from '../gen/google/protobuf/any.js';
 import { BadRequest, ErrorInfo, PreconditionFailure, QuotaFailure, RequestInfo, RetryInfo } from '../gen/google/rpc/error_details.js';
 import { Status } from '../gen/google/rpc/status.js';
 
