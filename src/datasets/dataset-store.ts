@@ -3,7 +3,19 @@
  * Invariant: a stored dataset has no errors; an upload that fails in any way leaves nothing behind.
  */
 import { LoricaError } from '../common/errors.js';
-import { isUniqueViolation, notFound, pageCursor, requireResourceId, toPage, type BlobLedger, type BlobStore, type Database, type Page, type PageRequest, type StagedBlob } from '../storage/index.js';
+import {
+  isUniqueViolation,
+  notFound,
+  pageCursor,
+  requireResourceId,
+  toPage,
+  type BlobLedger,
+  type BlobStore,
+  type Database,
+  type Page,
+  type PageRequest,
+  type StagedBlob,
+} from '../storage/index.js';
 import { checkJsonl, JsonlCheck, readJsonl } from './check-jsonl.js';
 import type { Dataset, DatasetStatistics, Example, ExampleKind, Finding, Report } from './dataset.js';
 
@@ -32,7 +44,11 @@ interface DatasetRow {
 const COLUMNS = 'tenant, id, ordinal, format, kind, sha256, statistics, findings, warning_count, create_time';
 
 export class DatasetStore {
-  constructor(private readonly database: Database, private readonly blobs: BlobStore, private readonly ledger: BlobLedger) {}
+  constructor(
+    private readonly database: Database,
+    private readonly blobs: BlobStore,
+    private readonly ledger: BlobLedger,
+  ) {}
 
   /**
    * Takes a file in. INVALID_ARGUMENT / DATASET_INVALID with every finding (bounded) when a row is wrong, DIGEST_MISMATCH when the digest is
@@ -64,11 +80,10 @@ export class DatasetStore {
   async list(request: PageRequest & { readonly tenant: string }): Promise<Page<Dataset>> {
     const query = ['datasets', request.tenant];
     const cursor = pageCursor(request, query);
-    const rows = await this.database.query<DatasetRow>(`SELECT ${COLUMNS} FROM datasets WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`, [
-      request.tenant,
-      cursor.before,
-      cursor.limit + 1,
-    ]);
+    const rows = await this.database.query<DatasetRow>(
+      `SELECT ${COLUMNS} FROM datasets WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`,
+      [request.tenant, cursor.before, cursor.limit + 1],
+    );
     return toPage(rows, cursor, query, toDataset);
   }
 
@@ -95,16 +110,10 @@ export class DatasetStore {
 
   private async insert(tenant: string, id: string, kind: ExampleKind, report: Report, staged: StagedBlob): Promise<void> {
     await this.database.transaction(async (tx) => {
-      await tx.query('INSERT INTO datasets (tenant, id, format, kind, sha256, statistics, findings, warning_count) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)', [
-        tenant,
-        id,
-        'jsonl',
-        kind,
-        staged.sha256,
-        JSON.stringify(report.statistics),
-        JSON.stringify(report.findings),
-        report.warningCount,
-      ]);
+      await tx.query(
+        'INSERT INTO datasets (tenant, id, format, kind, sha256, statistics, findings, warning_count) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)',
+        [tenant, id, 'jsonl', kind, staged.sha256, JSON.stringify(report.statistics), JSON.stringify(report.findings), report.warningCount],
+      );
       await this.ledger.keep(tx, staged, datasetName(tenant, id));
     });
   }
@@ -120,7 +129,9 @@ export function datasetName(tenant: string, id: string): string {
 }
 
 function exists(tenant: string, id: string): LoricaError {
-  return new LoricaError('ALREADY_EXISTS', 'ALREADY_EXISTS', `${datasetName(tenant, id)} exists already`, { hint: 'Datasets never change: upload under another id, or delete this one first.' });
+  return new LoricaError('ALREADY_EXISTS', 'ALREADY_EXISTS', `${datasetName(tenant, id)} exists already`, {
+    hint: 'Datasets never change: upload under another id, or delete this one first.',
+  });
 }
 
 /** Passes bytes on while they are checked: one pass, no second copy. */
@@ -137,7 +148,10 @@ async function* bounded(chunks: AsyncIterable<Uint8Array>, options: UploadOption
   for await (const chunk of chunks) {
     if (options.signal?.aborted === true) throw new LoricaError('CANCELLED', 'CANCELLED', 'the upload was cancelled');
     bytes += chunk.length;
-    if (bytes > options.maxBytes) throw new LoricaError('RESOURCE_EXHAUSTED', 'QUOTA_EXCEEDED', `the dataset is larger than ${options.maxBytes} bytes`, { hint: 'Split it into several datasets.' });
+    if (bytes > options.maxBytes)
+      throw new LoricaError('RESOURCE_EXHAUSTED', 'QUOTA_EXCEEDED', `the dataset is larger than ${options.maxBytes} bytes`, {
+        hint: 'Split it into several datasets.',
+      });
     yield chunk;
   }
 }
@@ -145,14 +159,26 @@ async function* bounded(chunks: AsyncIterable<Uint8Array>, options: UploadOption
 /** The kind of a file without errors; throws otherwise. */
 function accepted(report: Report, sha256: string | undefined): ExampleKind {
   if (sha256 !== undefined && sha256 !== '' && sha256.toLowerCase() !== report.sha256) {
-    throw new LoricaError('INVALID_ARGUMENT', 'DIGEST_MISMATCH', `the bytes received have sha256 ${report.sha256}, the request says ${sha256}`, { hint: 'Upload again: the file changed or was damaged on its way.' });
+    throw new LoricaError(
+      'INVALID_ARGUMENT',
+      'DIGEST_MISMATCH',
+      `the bytes received have sha256 ${report.sha256}, the request says ${sha256}`,
+      { hint: 'Upload again: the file changed or was damaged on its way.' },
+    );
   }
   if (report.errorCount === 0 && report.kind !== undefined) return report.kind;
   const errors = report.findings.filter((finding) => finding.severity === 'error');
-  const violations = errors.map((error) => ({ field: error.line === 0 ? 'file' : `line ${error.line}: ${error.path}`, description: error.message }));
+  const violations = errors.map((error) => ({
+    field: error.line === 0 ? 'file' : `line ${error.line}: ${error.path}`,
+    description: error.message,
+  }));
   const first = violations[0];
   const message = `the dataset has ${report.errorCount} error${report.errorCount === 1 ? '' : 's'}${first === undefined ? '' : `; the first: ${first.field} ${first.description}`}`;
-  throw new LoricaError('INVALID_ARGUMENT', 'DATASET_INVALID', message, { violations, hint: 'Nothing was stored. Mend the lines named here and upload again.', metadata: { errors: String(report.errorCount) } });
+  throw new LoricaError('INVALID_ARGUMENT', 'DATASET_INVALID', message, {
+    violations,
+    hint: 'Nothing was stored. Mend the lines named here and upload again.',
+    metadata: { errors: String(report.errorCount) },
+  });
 }
 
 function toDataset(row: DatasetRow): Dataset {

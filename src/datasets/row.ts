@@ -34,7 +34,11 @@ export function parseRow(text: string): ParsedRow {
   const kind = kindOf(value);
   if (kind === undefined) {
     const names = Object.keys(value).slice(0, 8).map(shown);
-    return { errors: [{ path: '$', message: `has ${names.length === 0 ? 'no fields' : `the fields ${names.join(', ')}`}: a row has ${KINDS_TEXT}` }] };
+    return {
+      errors: [
+        { path: '$', message: `has ${names.length === 0 ? 'no fields' : `the fields ${names.join(', ')}`}: a row has ${KINDS_TEXT}` },
+      ],
+    };
   }
   return check(value, kind);
 }
@@ -54,7 +58,8 @@ function kindOf(row: Record<string, unknown>): ExampleKind | undefined {
 function check(row: Record<string, unknown>, kind: ExampleKind): ParsedRow {
   const errors: RowError[] = [];
   for (const name of Object.keys(row)) {
-    if (!FIELDS[kind].includes(name)) errors.push({ path: member('$', name), message: `unknown field in a row with ${FIELDS[kind].join(' and ')}` });
+    if (!FIELDS[kind].includes(name))
+      errors.push({ path: member('$', name), message: `unknown field in a row with ${FIELDS[kind].join(' and ')}` });
   }
   const string = (name: string): string => requireString(row[name], `$.${name}`, errors);
   const example: Example =
@@ -85,10 +90,12 @@ function messages(value: unknown, errors: RowError[]): DatasetMessage[] {
       return { role: '', content: '' };
     }
     for (const name of Object.keys(entry)) {
-      if (name !== 'role' && name !== 'content') errors.push({ path: member(path, name), message: 'unknown field in a message with role and content' });
+      if (name !== 'role' && name !== 'content')
+        errors.push({ path: member(path, name), message: 'unknown field in a message with role and content' });
     }
     const role = requireString(entry['role'], `${path}.role`, errors);
-    if (role.length > MAX_ROLE_CHARACTERS) errors.push({ path: `${path}.role`, message: `is longer than ${MAX_ROLE_CHARACTERS} characters` });
+    if (role.length > MAX_ROLE_CHARACTERS)
+      errors.push({ path: `${path}.role`, message: `is longer than ${MAX_ROLE_CHARACTERS} characters` });
     return { role, content: requireString(entry['content'], `${path}.content`, errors) };
   });
 }
@@ -97,7 +104,8 @@ function requireString(value: unknown, path: string, errors: RowError[]): string
   if (value === undefined) errors.push({ path, message: 'is missing' });
   else if (typeof value !== 'string') errors.push({ path, message: `must be a string, this is ${typeName(value)}` });
   else if (value === '') errors.push({ path, message: 'must not be empty' });
-  else if (/\p{Surrogate}/u.test(value)) errors.push({ path, message: 'holds half of a surrogate pair (an escape such as \\ud800 on its own)' });
+  else if (/\p{Surrogate}/u.test(value))
+    errors.push({ path, message: 'holds half of a surrogate pair (an escape such as \\ud800 on its own)' });
   else return value;
   return '';
 }

@@ -24,8 +24,11 @@ export async function readKeysFile(path: string): Promise<readonly FileKey[]> {
   try {
     entries = JSON.parse(await readFile(path, 'utf8'));
   } catch (error) {
-    const why = error instanceof SyntaxError ? 'is not valid JSON' : `cannot be read (${(error as NodeJS.ErrnoException).code ?? 'unknown error'})`;
-    throw new LoricaError('FAILED_PRECONDITION', 'INVALID_FIELD', `the keys file ${path} ${why}`, { hint: 'It is a JSON list of {"tenant", "keySha256", "roles"}.' });
+    const why =
+      error instanceof SyntaxError ? 'is not valid JSON' : `cannot be read (${(error as NodeJS.ErrnoException).code ?? 'unknown error'})`;
+    throw new LoricaError('FAILED_PRECONDITION', 'INVALID_FIELD', `the keys file ${path} ${why}`, {
+      hint: 'It is a JSON list of {"tenant", "keySha256", "roles"}.',
+    });
   }
   const violations: FieldViolation[] = [];
   const bad = (field: string, description: string): void => void violations.push({ field, description });
@@ -44,7 +47,8 @@ function parse(entry: unknown, at: string, bad: (field: string, description: str
   const { tenant, keySha256, roles = ['tenant'] } = value;
   for (const name of Object.keys(value)) if (!FIELDS.includes(name)) bad(`${at}.${name}`, 'unknown field');
   if (typeof tenant !== 'string' || !isResourceId(tenant)) bad(`${at}.tenant`, 'must be a tenant id');
-  if (typeof keySha256 !== 'string' || !/^[0-9a-f]{64}$/i.test(keySha256)) bad(`${at}.keySha256`, 'must be the 64 hex digits of the sha256 of the key');
+  if (typeof keySha256 !== 'string' || !/^[0-9a-f]{64}$/i.test(keySha256))
+    bad(`${at}.keySha256`, 'must be the 64 hex digits of the sha256 of the key');
   if (!Array.isArray(roles) || roles.length === 0 || !roles.every(isRole)) bad(`${at}.roles`, 'must be a list of "tenant" and "operator"');
   return { tenant: String(tenant), keySha256: String(keySha256).toLowerCase(), roles: Array.isArray(roles) ? roles.filter(isRole) : [] };
 }

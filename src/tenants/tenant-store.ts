@@ -5,7 +5,16 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { invalidFields, LoricaError } from '../common/errors.js';
-import { isUniqueViolation, notFound, pageCursor, requireResourceId, toPage, type Database, type Page, type PageRequest } from '../storage/index.js';
+import {
+  isUniqueViolation,
+  notFound,
+  pageCursor,
+  requireResourceId,
+  toPage,
+  type Database,
+  type Page,
+  type PageRequest,
+} from '../storage/index.js';
 import { type FileKey, isRole, readKeysFile } from './keys-file.js';
 import type { ApiKey, Identity, Role, Tenant } from './tenant.js';
 
@@ -46,7 +55,10 @@ export function developmentIdentity(tenant = 'default'): Identity {
 }
 
 export class TenantStore {
-  private constructor(private readonly database: Database, private readonly fileKeys: readonly FileKey[]) {}
+  private constructor(
+    private readonly database: Database,
+    private readonly fileKeys: readonly FileKey[],
+  ) {}
 
   /** With a keys file, its tenants exist and its keys are good beside those of the database. */
   static async open(database: Database, options: { readonly keysFile?: string } = {}): Promise<TenantStore> {
@@ -68,8 +80,11 @@ export class TenantStore {
       }
     }
     // The index is searched by hash: its timing tells about the hash of a guess, which says nothing about a key.
-    const [row] = await this.database.query<KeyRow>(`SELECT ${KEY_COLUMNS} FROM api_keys WHERE key_sha256 = $1 AND revoke_time IS NULL`, [sha256]);
-    if (row !== undefined && timingSafeEqual(digest, Buffer.from(row.key_sha256, 'hex'))) found = { tenant: row.tenant, roles: parseRoles(row.roles), keyId: row.id };
+    const [row] = await this.database.query<KeyRow>(`SELECT ${KEY_COLUMNS} FROM api_keys WHERE key_sha256 = $1 AND revoke_time IS NULL`, [
+      sha256,
+    ]);
+    if (row !== undefined && timingSafeEqual(digest, Buffer.from(row.key_sha256, 'hex')))
+      found = { tenant: row.tenant, roles: parseRoles(row.roles), keyId: row.id };
     return found;
   }
 
@@ -106,25 +121,27 @@ export class TenantStore {
   /** Newest first. */
   async listTenants(request: PageRequest): Promise<Page<Tenant>> {
     const cursor = pageCursor(request, ['tenants']);
-    const rows = await this.database.query<TenantRow>('SELECT id, ordinal, display_name, create_time FROM tenants WHERE ordinal < $1 ORDER BY ordinal DESC LIMIT $2', [
-      cursor.before,
-      cursor.limit + 1,
-    ]);
+    const rows = await this.database.query<TenantRow>(
+      'SELECT id, ordinal, display_name, create_time FROM tenants WHERE ordinal < $1 ORDER BY ordinal DESC LIMIT $2',
+      [cursor.before, cursor.limit + 1],
+    );
     return toPage(rows, cursor, ['tenants'], toTenant);
   }
 
   /** A new key; `secret` is not kept and cannot be shown again. */
-  async createApiKey(input: { readonly tenant: string; readonly roles: readonly Role[] }): Promise<{ readonly apiKey: ApiKey; readonly secret: string }> {
-    if (input.roles.length === 0 || !input.roles.every(isRole)) throw invalidFields([{ field: 'roles', description: 'must hold "tenant", "operator" or both' }]);
+  async createApiKey(input: {
+    readonly tenant: string;
+    readonly roles: readonly Role[];
+  }): Promise<{ readonly apiKey: ApiKey; readonly secret: string }> {
+    if (input.roles.length === 0 || !input.roles.every(isRole))
+      throw invalidFields([{ field: 'roles', description: 'must hold "tenant", "operator" or both' }]);
     await this.getTenant(input.tenant);
     const secret = newApiKey();
     const id = `key-${randomBytes(8).toString('hex')}`;
-    const [row] = await this.database.query<KeyRow>(`INSERT INTO api_keys (id, tenant, key_sha256, roles) VALUES ($1, $2, $3, $4) RETURNING ${KEY_COLUMNS}`, [
-      id,
-      input.tenant,
-      keySha256(secret),
-      [...new Set(input.roles)].join(','),
-    ]);
+    const [row] = await this.database.query<KeyRow>(
+      `INSERT INTO api_keys (id, tenant, key_sha256, roles) VALUES ($1, $2, $3, $4) RETURNING ${KEY_COLUMNS}`,
+      [id, input.tenant, keySha256(secret), [...new Set(input.roles)].join(',')],
+    );
     return { apiKey: toApiKey(row as KeyRow), secret };
   }
 
@@ -132,11 +149,10 @@ export class TenantStore {
   async listApiKeys(request: PageRequest & { readonly tenant: string }): Promise<Page<ApiKey>> {
     const query = ['apiKeys', request.tenant];
     const cursor = pageCursor(request, query);
-    const rows = await this.database.query<KeyRow>(`SELECT ${KEY_COLUMNS} FROM api_keys WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`, [
-      request.tenant,
-      cursor.before,
-      cursor.limit + 1,
-    ]);
+    const rows = await this.database.query<KeyRow>(
+      `SELECT ${KEY_COLUMNS} FROM api_keys WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`,
+      [request.tenant, cursor.before, cursor.limit + 1],
+    );
     return toPage(rows, cursor, query, toApiKey);
   }
 

@@ -1,0 +1,4 @@
+import { datasetsContract } from '../contract/datasets.js';
+import { temporaryPglite } from '../storage/temporary.js';
+
+datasetsContract(temporaryPglite);
