@@ -2,7 +2,7 @@
  * A whole tuning job: specification and rows in, adapter content out. `runTuning` renders examples of a checkpoint's tokenizer;
  * `trainOnTokens` takes rows of tokens and plain arrays and is what trains the embedded base from scratch.
  */
-import { LoricaError } from '../common/errors.js';
+import { invalidFields, LoricaError } from '../common/errors.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
 import type { Checkpoint } from '../models/checkpoint.js';
 import { renderExample, truncateRendered, type PromptExample, type RenderedExample } from '../models/prompt.js';
@@ -128,10 +128,10 @@ export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readon
   const lease = new TrainingHost(runtime).lease({ key: 'tokens', config, weights });
   let validator: ModelPass | undefined;
   try {
-    const rows = input.rows.map((row) => tokenRow(row)).filter((row) => row !== undefined);
+    const rows = tokenRows(input.rows, config.vocabSize, 'rows');
     const working = new WorkingModel(lease, signal);
     const model = await working.begin(selectTrainable(config, stage.trainable), seed, stage.decayNorms);
-    const heldOut = (validation?.rows ?? []).map((row) => tokenRow(row)).filter((row) => row !== undefined);
+    const heldOut = tokenRows(validation?.rows ?? [], config.vocabSize, 'validation.rows');
     if (heldOut.length > 0) validator = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: longestPadded(heldOut) });
     const outcome = await trainStage({
       lease, model, stage, stageIndex: 0, rows, seed, signal,
@@ -147,6 +147,15 @@ export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readon
     validator?.dispose();
     await lease.release();
   }
+}
+
+/** The rows in which some token counts. Throws for ids that the model doesn't have. */
+function tokenRows(rows: readonly RenderedExample[], vocabSize: number, field: string): TokenRow[] {
+  rows.forEach(({ tokens }, i) => {
+    const wrong = tokens.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+    if (wrong !== undefined) throw invalidFields([{ field: `${field}[${i}]`, description: `token ${wrong} is not below the vocabulary's ${vocabSize}` }]);
+  });
+  return rows.map((row) => tokenRow(row)).filter((row) => row !== undefined);
 }
 
 async function allTensors(working: WorkingModel, initial: ReadonlyMap<string, Float32Array>): Promise<Map<string, Float32Array>> {

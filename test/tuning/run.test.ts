@@ -144,6 +144,13 @@ describe('endings', () => {
     await expect(training).rejects.toMatchObject({ reason: 'TRAINING_DIVERGED', message: 'training diverged at step 1: the loss is NaN' });
   });
 
+  test('a token that the model does not have is refused', async () => {
+    const initialTensors = new Map<string, Float32Array>();
+    for (const name of weightShapes(checkpoint.config).keys()) initialTensors.set(name, await checkpoint.weights.float32(name));
+    const training = trainOnTokens({ runtime, config: checkpoint.config, initialTensors, rows: [{ tokens: [1, 160], lossMask: [false, true] }], stage: { steps: 1 }, seed: 1, emit: () => undefined });
+    await expect(training).rejects.toThrow("rows[0]: token 160 is not below the vocabulary's 160");
+  });
+
   test('rows without anything to learn are counted, and refused when there are no others', async () => {
     const empty: PromptExample = { kind: 'messages', messages: [{ role: 'user', content: 'hello' }] };
     expect((await run(specification({ ...LORA, steps: 1 }), { examples: () => [...EXAMPLES, empty] })).result.skippedRows).toBe(1);
