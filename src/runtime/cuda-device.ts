@@ -5,6 +5,7 @@
  */
 import koffi from 'koffi';
 import { LoricaError } from '../common/errors.js';
+import type { FunctionName } from './api-table.js';
 import { copyOnHost, cudaIndex, type Device } from './device.js';
 import { COPY_MODEL } from './embedded-models.js';
 import type { Environment } from './environment.js';
@@ -49,6 +50,7 @@ export class CudaDevice implements Device {
   private readonly providerOptions: bigint;
   private readonly copySession: bigint;
   private readonly allocator: bigint;
+  private readonly runOptions: bigint;
   private turn: Promise<void> = Promise.resolve();
 
   /** Throws DEVICE_UNAVAILABLE if this build, driver or machine has no such device. */
@@ -65,6 +67,7 @@ export class CudaDevice implements Device {
       this.configure(sessionOptions);
       const session = create(api, 'CreateSessionFromArray', environment.pointer, koffi.address(COPY_MODEL), COPY_MODEL.byteLength, sessionOptions);
       this.copySession = this.own(session, 'ReleaseSession');
+      this.runOptions = this.own(create(api, 'CreateRunOptions'), 'ReleaseRunOptions');
       this.allocator = this.own(create(api, 'CreateAllocator', this.copySession, this.memory), 'ReleaseAllocator');
     } catch (error) {
       this.dispose();
@@ -84,7 +87,7 @@ export class CudaDevice implements Device {
     const storage = new CudaStorage(address, byteLength, (pointer) => call(api, 'AllocatorFree', this.allocator, pointer));
     const zeros = new Tensor(HostStorage.allocate(byteLength), 'uint8', [byteLength]);
     const target = new Tensor(storage, 'uint8', [byteLength]);
-    if (byteLength > 0) this.withBinding(zeros, target, (binding) => call(api, 'RunWithBinding', this.copySession, null, binding));
+    if (byteLength > 0) this.withBinding(zeros, target, (binding) => call(api, 'RunWithBinding', this.copySession, this.runOptions, binding));
     zeros.dispose();
     return storage;
   }
@@ -120,7 +123,7 @@ export class CudaDevice implements Device {
     const target = new Tensor(this.shared(to), 'uint8', [to.byteLength], Number(to.address - to.storage.address));
     return new Promise<void>((resolve, reject) => {
       const binding = this.bindCopy(source, target);
-      api.RunWithBinding.async(this.copySession, null, binding, (thrown: Error | null, status: unknown) => {
+      api.RunWithBinding.async(this.copySession, this.runOptions, binding, (thrown: Error | null, status: unknown) => {
         const error = thrown ?? statusError(api, status, 'copy');
         api.ReleaseIoBinding(binding);
         if (error === null) resolve();
@@ -158,7 +161,7 @@ export class CudaDevice implements Device {
     }
   }
 
-  private own(pointer: bigint, release: 'ReleaseCUDAProviderOptions' | 'ReleaseMemoryInfo' | 'ReleaseSessionOptions' | 'ReleaseSession' | 'ReleaseAllocator'): bigint {
+  private own(pointer: bigint, release: FunctionName & `Release${string}`): bigint {
     this.releases.push(() => this.environment.api[release](pointer));
     return pointer;
   }
