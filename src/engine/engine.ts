@@ -20,7 +20,7 @@ import type {
 } from './types.js';
 
 const DEFAULTS = {
-  servingForm: 'int8', maxSequences: 8, maxContextTokens: 1_024, maxWaiting: 256, prefillChunkTokens: 96, adapterCacheBytes: 2 ** 30, maxVariants: 2,
+  servingForm: 'int8', maxSequences: 8, maxContextTokens: 1_024, maxWaiting: 256, prefillChunkTokens: 96, scoringBatchTokens: 256, adapterCacheBytes: 2 ** 30, maxVariants: 2,
 } as const satisfies Required<EngineOptions>;
 
 export interface EngineInput {
@@ -35,6 +35,7 @@ export class Engine {
   readonly #residency: Residency;
   readonly #scheduler: Scheduler;
   readonly #scorings = new Map<ServingModel, Scoring>();
+  readonly #scoringBatchTokens: number;
   readonly #scoringNow = new Set<Promise<unknown>>();
   readonly #stopSignal = new AbortController();
   #stopping = false;
@@ -47,6 +48,7 @@ export class Engine {
     }
     const options = { ...DEFAULTS, ...input.options };
     checkOptions(options);
+    this.#scoringBatchTokens = options.scoringBatchTokens;
     this.#residency = new Residency({
       runtime, models, form: options.servingForm, maxContextTokens: options.maxContextTokens,
       limits: { loraBytes: options.adapterCacheBytes, variants: options.maxVariants },
@@ -158,7 +160,7 @@ export class Engine {
   #scoring(model: ServingModel): Scoring {
     let scoring = this.#scorings.get(model);
     if (scoring === undefined) {
-      scoring = new Scoring(model);
+      scoring = new Scoring(model, this.#scoringBatchTokens);
       this.#scorings.set(model, scoring);
     }
     return scoring;
@@ -172,7 +174,7 @@ export class Engine {
 }
 
 function checkOptions(options: Required<EngineOptions>): void {
-  const counts = ['maxSequences', 'maxContextTokens', 'maxWaiting', 'prefillChunkTokens'] as const;
+  const counts = ['maxSequences', 'maxContextTokens', 'maxWaiting', 'prefillChunkTokens', 'scoringBatchTokens'] as const;
   const wrong = counts.filter((name) => !Number.isSafeInteger(options[name]) || options[name] < 1);
   if (wrong.length > 0) throw invalidFields(wrong.map((name) => ({ field: name, description: `${options[name]} is not a positive integer` })));
 }

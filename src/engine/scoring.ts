@@ -8,8 +8,6 @@ import { KvCache } from './kv-cache.js';
 import type { ResidentAdapter } from './resident-adapter.js';
 import type { ServingModel } from './serving-model.js';
 
-/** A right-padded batch has at most this many positions (about 0.2 s on two cores for a 135M model). */
-const BATCH_POSITIONS = 256;
 /** Rows of logits in memory at once. */
 const HEAD_ROWS = 64;
 
@@ -33,12 +31,15 @@ export interface ScoringRun {
 export class Scoring {
   readonly #model: ServingModel;
   readonly #runtime: Runtime;
+  readonly #batchTokens: number;
   #cache: KvCache | undefined;
   /** Long sequences take turns on the one slot. */
   #slotFree: Promise<unknown> = Promise.resolve();
 
-  constructor(model: ServingModel) {
+  /** A right-padded batch has at most `batchTokens` positions (256: about 0.2 s on two cores for a 135M model). */
+  constructor(model: ServingModel, batchTokens: number) {
     this.#model = model;
+    this.#batchTokens = batchTokens;
     this.#runtime = model.runtime;
   }
 
@@ -50,10 +51,10 @@ export class Scoring {
       // Shortest first, so the last of the taken ones gives the width.
       const first = items[order[at]!]!;
       let count = 1;
-      while (at + count < order.length && items[order[at + count]!]!.tokens.length * (count + 1) <= BATCH_POSITIONS) count++;
+      while (at + count < order.length && items[order[at + count]!]!.tokens.length * (count + 1) <= this.#batchTokens) count++;
       const indices = order.slice(at, at + count);
       at += count;
-      const found = first.tokens.length > BATCH_POSITIONS ? [await this.#long(first, run)] : await this.#batch(indices.map((i) => items[i]!), run);
+      const found = first.tokens.length > this.#batchTokens ? [await this.#long(first, run)] : await this.#batch(indices.map((i) => items[i]!), run);
       indices.forEach((index, i) => {
         results[index] = found[i]!;
       });
@@ -123,8 +124,8 @@ export class Scoring {
     try {
       this.#cache.bind(binding, 0, 1);
       for (const [name, tensor] of run.adapter?.inputs ?? []) binding.input(name, tensor);
-      for (let from = 0; from < tokens.length; from += BATCH_POSITIONS) {
-        const piece = tokens.slice(from, from + BATCH_POSITIONS);
+      for (let from = 0; from < tokens.length; from += this.#batchTokens) {
+        const piece = tokens.slice(from, from + this.#batchTokens);
         const inPiece = queries.filter(({ position }) => position >= from && position < from + piece.length);
         const rows = inPiece.length === 0 ? [0] : inPiece.map(({ position }) => position - from);
         const hidden = runtime.empty('float32', [rows.length, config.hiddenSize]);

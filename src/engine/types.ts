@@ -155,6 +155,8 @@ export interface EngineOptions {
   readonly maxWaiting?: number;
   /** Longest piece of a prompt computed in one run (default 128). */
   readonly prefillChunkTokens?: number;
+  /** Positions, padding included, of one scoring run (default 256); longer sequences run in pieces of this. */
+  readonly scoringBatchTokens?: number;
   /** Bytes of LoRA adapters kept resident when no sequence uses them (default 1 GiB). */
   readonly adapterCacheBytes?: number;
   /** Variants kept when no sequence uses them (default 2). */

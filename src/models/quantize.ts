@@ -4,6 +4,9 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
+// Looked up once: a global in a hot loop costs ten times the loop where code runs in a context of its own, as under jest.
+const { fround, min } = Math;
+
 /** Elements of one block, which share a scale. */
 export const QUANTIZATION_BLOCK = 32;
 /** The stored value that means zero. */
@@ -50,14 +53,15 @@ function quantizeRows(weight: Float32Array, columns: number, from: number, to: n
   for (let row = from; row < to; row++) {
     for (let block = 0; block < blocks; block++) {
       const start = row * columns + block * QUANTIZATION_BLOCK;
-      const end = Math.min(start + QUANTIZATION_BLOCK, (row + 1) * columns);
+      const end = min(start + QUANTIZATION_BLOCK, (row + 1) * columns);
       const out = (row * blocks + block) * QUANTIZATION_BLOCK;
       let largest = 0;
       for (let i = start; i < end; i++) {
-        const magnitude = Math.abs(weight[i]!);
-        if (magnitude > largest) largest = magnitude;
+        const value = weight[i]!;
+        if (value > largest) largest = value;
+        else if (-value > largest) largest = -value;
       }
-      const scale = Math.fround(largest / 127);
+      const scale = fround(largest / 127);
       scales[row * blocks + block] = scale;
       const inverse = scale > 0 ? 1 / scale : 0;
       let at = out;
