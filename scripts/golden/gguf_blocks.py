@@ -11,7 +11,9 @@ from gguf.quants import dequantize, quantize
 from safetensors.numpy import save_file
 
 OUT = pathlib.Path(__file__).resolve().parents[2] / "test" / "golden"
-TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
+TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+# The package can't write these: their blocks are random bytes, with the float16 scales at the given places set to ordinary numbers.
+K_TYPES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 
 def main():
@@ -28,6 +30,15 @@ def main():
         data = values if name == "F32" else values.astype(numpy.float16) if name == "F16" else quantize(values, kind)
         writer.add_tensor(name.lower(), data, raw_dtype=kind)
         expected[name.lower()] = numpy.ascontiguousarray(dequantize(data, kind).astype(numpy.float32).reshape(5, 96))
+    for name, scales in K_TYPES.items():
+        kind = gguf.GGMLQuantizationType[name]
+        size = gguf.GGML_QUANT_SIZES[kind][1]
+        data = random.integers(0, 256, (4, size), dtype=numpy.uint8)
+        for at in scales:
+            halves = (random.standard_normal(4) * 10.0 ** random.integers(-4, 1, 4)).astype(numpy.float16)
+            data[:, at : at + 2] = halves.view(numpy.uint8).reshape(4, 2)
+        writer.add_tensor(name.lower(), data, raw_dtype=kind)
+        expected[name.lower()] = numpy.ascontiguousarray(dequantize(data, kind).astype(numpy.float32).reshape(4, 256))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -11,7 +11,7 @@ export interface WeightSource {
   names(): string[];
   /** Linear weights are [out, in]. */
   shape(name: string): readonly number[];
-  /** As the file spells it: F32, F16, BF16, Q8_0, Q4_0, Q4_1. */
+  /** As the file spells it: F32, F16, BF16, or a GGML type such as Q8_0 and Q4_K. */
   storedAs(name: string): string;
   /** The tensor dequantized, in memory of its own; long work is cut into pieces that let the event loop run. */
   float32(name: string): Promise<Float32Array>;
