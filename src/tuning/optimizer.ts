@@ -33,11 +33,11 @@ function adamGraph([beta1, beta2]: readonly [number, number]): Graph {
   return graph;
 }
 
-/** g [n] → the sum of its squares [1,1]. */
+/** g [n] → the sum of its squares [1]. */
 function squaredNormGraph(): Graph {
   const graph = new Graph('squared-norm');
   const g = graph.input('g', 'float32', ['n']);
-  graph.output(ops.matMul(ops.reshape(g, [1, 'n']), ops.reshape(g, ['n', 1])), 'sum');
+  graph.output(ops.reduceSum(ops.mul(g, g), [0]), 'sum');
   return graph;
 }
 
@@ -87,7 +87,7 @@ export class AdamW {
       };
       const decays = start < parameters.decayed;
       const [p, g, m, v] = [parameters.values, parameters.gradients, parameters.firstMoments, parameters.secondMoments].map(view) as [Tensor, Tensor, Tensor, Tensor];
-      const sum = sums.view([1, 1], i);
+      const sum = sums.view([1], i);
       views.push(sum);
       const update = adam.binding().input('p', p).input('m', m).input('v', v).input('g', g).output('nextP', p).output('nextM', m).output('nextV', v);
       update.input('gradientScale', scalars.gradientScale).input('epsilon', scalars.epsilon).input('rate', scalars.rate);
