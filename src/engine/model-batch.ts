@@ -7,7 +7,7 @@ import type { Metrics } from '../metrics/metrics.js';
 import { Decode } from './decode.js';
 import { KvCache } from './kv-cache.js';
 import { Prefill } from './prefill.js';
-import { argMax, logSumExp, Sampler } from './sampler.js';
+import { Sampler } from './sampler.js';
 import type { Sequence } from './sequence.js';
 import type { ServingModel } from './serving-model.js';
 
@@ -116,7 +116,7 @@ export class ModelBatch {
   #sample(sequence: Sequence, logits: Float32Array): void {
     const id = this.#sampler.sample(logits, sequence.settings, sequence.generated);
     const wanted = sequence.request.sampling.logProbabilities === true;
-    sequence.accept(id, wanted ? logits[id]! - logSumExp(logits, logits[argMax(logits)]!) : undefined);
+    sequence.accept(id, wanted ? this.#sampler.logProbability(logits, id) : undefined);
     this.#metrics.generatedTokensTotal.inc({ tenant: sequence.tenant, adapter: sequence.request.target.adapter?.name ?? '' });
   }
 

@@ -56,111 +56,160 @@ export function argMax(logits: Float32Array): number {
   return best;
 }
 
-/** log Σ e^logit, accumulated in float64. */
-export function logSumExp(logits: Float32Array, largest: number): number {
-  let sum = 0;
+/**
+ * weights[i] = e^((logits[i] − largest) · inverse), 0 where it changes nothing; gives their sum. expNegative is written out: as a
+ * call this loop takes nearly twice as long.
+ */
+function exponentials(logits: Float32Array, largest: number, inverse: number, weights: Float64Array): number {
+  let total = 0;
   for (let i = 0; i < logits.length; i++) {
-    const x = logits[i]! - largest;
-    if (x > NEGLIGIBLE) sum += expNegative(x);
+    const x = (logits[i]! - largest) * inverse;
+    let weight = 0;
+    if (x > NEGLIGIBLE) {
+      const steps = x * STEPS_PER_UNIT;
+      const whole = floor(steps);
+      const rest = (steps - whole) * REST_TO_NATURAL;
+      weight = COARSE_POWERS[-(whole >> FINE_BITS)]! * FINE_POWERS[whole & (FINE - 1)]! * (1 + rest * (1 + rest * 0.5));
+    }
+    weights[i] = weight;
+    total += weight;
   }
-  return largest + Math.log(sum);
+  return total;
+}
+
+/** The k-th largest logit: a heap of the k largest so far, the smallest on top. `heap` is scratch of at least k. */
+function kthLargest(logits: Float32Array, k: number, heap: Float64Array): number {
+  for (let size = 0; size < k; size++) {
+    const value = logits[size]!;
+    let at = size;
+    for (; at > 0 && heap[(at - 1) >> 1]! > value; at = (at - 1) >> 1) heap[at] = heap[(at - 1) >> 1]!;
+    heap[at] = value;
+  }
+  let least = heap[0]!;
+  for (let i = k; i < logits.length; i++) {
+    const value = logits[i]!;
+    if (value <= least) continue;
+    let at = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= k) break;
+      if (child + 1 < k && heap[child + 1]! < heap[child]!) child++;
+      if (heap[child]! >= value) break;
+      heap[at] = heap[child]!;
+      at = child;
+    }
+    heap[at] = value;
+    least = heap[0]!;
+  }
+  return least;
 }
 
 /** One per serving model; holds scratch of the vocabulary's size. Not for use by two rows at once. */
 export class Sampler {
   readonly #weights: Float64Array;
-  readonly #candidates: Float64Array;
+  readonly #scratch: Float64Array;
+  /** Tokens that may be drawn, in the order of their ids, where they are fewer than all; their weights are the first of #weights. */
+  readonly #ids: Int32Array;
+  /** Sum of all weights, which `#likely` found. */
+  #total = 0;
 
   constructor(vocabSize: number) {
     this.#weights = new Float64Array(vocabSize);
-    this.#candidates = new Float64Array(vocabSize);
+    this.#scratch = new Float64Array(vocabSize);
+    this.#ids = new Int32Array(vocabSize);
   }
 
   /** The token for `logits` [V] as number `index` (from 0) of its sequence. */
   sample(logits: Float32Array, settings: SamplerSettings, index: number): number {
+    const { temperature, topK, topP, seed } = settings;
     const best = argMax(logits);
-    if (settings.temperature === 0 || settings.topK === 1) return best;
-    const weights = this.#weights;
-    const largest = logits[best]!;
-    const inverse = 1 / settings.temperature;
-    const least = settings.topK > 0 && settings.topK < logits.length ? this.#kthLargest(logits, settings.topK) : { value: NEGATIVE_INFINITY, ties: 0 };
-    let ties = least.ties;
-    let total = 0;
+    if (temperature === 0 || topK === 1) return best;
+    const inverse = 1 / temperature;
+    const draw = uniformAt(seed, index);
+    const cut = topK > 0 && topK < logits.length;
+    if (!cut && topP === 1) {
+      const total = exponentials(logits, logits[best]!, inverse, this.#weights);
+      return this.#pick(total * draw, logits.length) ?? best;
+    }
+    let count = cut ? this.#largest(logits, topK, logits[best]!, inverse) : this.#likely(logits, topP, logits[best]!, inverse);
+    if (topP < 1) count = this.#nucleus(count, topP, cut ? sumOf(this.#weights, count) : this.#total);
+    const at = this.#pick(sumOf(this.#weights, count) * draw, count);
+    return at === undefined ? best : this.#ids[at]!;
+  }
+
+  /** Natural log-probability of a token under the logits as they are, normalized in float64. */
+  logProbability(logits: Float32Array, id: number): number {
+    const largest = logits[argMax(logits)]!;
+    return logits[id]! - largest - Math.log(exponentials(logits, largest, 1, this.#weights));
+  }
+
+  /** Keeps the k largest logits, the lower ids among equals; gives how many. */
+  #largest(logits: Float32Array, k: number, largest: number, inverse: number): number {
+    const least = kthLargest(logits, k, this.#scratch);
+    let ties = k;
+    for (let i = 0; i < k; i++) if (this.#scratch[i]! > least) ties--;
+    let count = 0;
     for (let i = 0; i < logits.length; i++) {
       const logit = logits[i]!;
-      let weight = 0;
-      if (logit > least.value || (logit === least.value && ties-- > 0)) {
-        const x = (logit - largest) * inverse;
-        if (x > NEGLIGIBLE) weight = expNegative(x);
-      }
-      weights[i] = weight;
-      total += weight;
+      if (logit < least || (logit === least && ties-- <= 0)) continue;
+      const x = (logit - largest) * inverse;
+      this.#ids[count] = i;
+      this.#weights[count++] = x > NEGLIGIBLE ? expNegative(x) : 0;
     }
-    if (settings.topP < 1) total = this.#keepNucleus(total, settings.topP);
-    return this.#draw(total * uniformAt(settings.seed, index), best);
+    return count;
   }
 
-  /** The k-th largest logit, and how many of the logits equal to it belong to the k largest (the first ones do). */
-  #kthLargest(logits: Float32Array, k: number): { value: number; ties: number } {
-    // A heap of the k largest so far, the smallest on top.
-    const heap = this.#candidates;
-    let size = 0;
-    for (let i = 0; i < logits.length; i++) {
-      const value = logits[i]!;
-      if (size < k) {
-        let at = size++;
-        for (; at > 0 && heap[(at - 1) >> 1]! > value; at = (at - 1) >> 1) heap[at] = heap[(at - 1) >> 1]!;
-        heap[at] = value;
-      } else if (value > heap[0]!) {
-        let at = 0;
-        for (;;) {
-          let child = 2 * at + 1;
-          if (child >= k) break;
-          if (child + 1 < k && heap[child + 1]! < heap[child]!) child++;
-          if (heap[child]! >= value) break;
-          heap[at] = heap[child]!;
-          at = child;
-        }
-        heap[at] = value;
-      }
-    }
-    const value = heap[0]!;
-    let ties = 0;
-    for (let i = 0; i < k; i++) if (heap[i] === value) ties++;
-    return { value, ties };
-  }
-
-  /** Zeroes every weight outside the smallest set of largest weights that holds topP of the total; gives the set's sum. */
-  #keepNucleus(total: number, topP: number): number {
+  /** Keeps every token that the nucleus of all tokens can hold; gives how many. */
+  #likely(logits: Float32Array, topP: number, largest: number, inverse: number): number {
     const weights = this.#weights;
-    const target = total * topP;
+    this.#total = exponentials(logits, largest, inverse, weights);
     // All weights below this one together hold less than 1 − topP, so none of them is needed.
-    const least = (total - target) / weights.length;
+    const least = (this.#total * (1 - topP)) / weights.length;
     let count = 0;
-    for (let i = 0; i < weights.length; i++) if (weights[i]! >= least && weights[i]! > 0) this.#candidates[count++] = weights[i]!;
-    const sorted = this.#candidates.subarray(0, count).sort();
-    let kept = 0;
-    let at = count;
-    while (at > 0 && kept < target) kept += sorted[--at]!;
-    const smallest = sorted[at] ?? 0;
-    let ties = 0;
-    for (let i = at; i < count && sorted[i] === smallest; i++) ties++;
-    let sum = 0;
     for (let i = 0; i < weights.length; i++) {
       const weight = weights[i]!;
-      if (weight > smallest || (weight === smallest && ties-- > 0)) sum += weight;
-      else weights[i] = 0;
+      if (weight === 0 || weight < least) continue;
+      this.#ids[count] = i;
+      weights[count++] = weight;
     }
-    return sum;
+    return count;
   }
 
-  #draw(threshold: number, fallback: number): number {
+  /** Keeps the smallest set of the largest weights that holds topP of `total`, the lower ids among equals; gives how many. */
+  #nucleus(count: number, topP: number, total: number): number {
+    const weights = this.#weights;
+    this.#scratch.set(weights.subarray(0, count));
+    const sorted = this.#scratch.subarray(0, count).sort();
+    let held = 0;
+    let at = count;
+    while (at > 0 && held < total * topP) held += sorted[--at]!;
+    const least = sorted[at]!;
+    let ties = 0;
+    for (let i = at; i < count && sorted[i] === least; i++) ties++;
+    let kept = 0;
+    for (let i = 0; i < count; i++) {
+      const weight = weights[i]!;
+      if (weight < least || (weight === least && ties-- <= 0)) continue;
+      this.#ids[kept] = this.#ids[i]!;
+      weights[kept++] = weight;
+    }
+    return kept;
+  }
+
+  /** The first of `count` weights at which their running sum passes the threshold. */
+  #pick(threshold: number, count: number): number | undefined {
     const weights = this.#weights;
     let sum = 0;
-    for (let i = 0; i < weights.length; i++) {
+    for (let i = 0; i < count; i++) {
       sum += weights[i]!;
       if (sum > threshold) return i;
     }
-    return fallback;
+    return undefined;
   }
+}
+
+function sumOf(values: Float64Array, count: number): number {
+  let sum = 0;
+  for (let i = 0; i < count; i++) sum += values[i]!;
+  return sum;
 }
