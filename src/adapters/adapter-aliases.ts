@@ -74,9 +74,14 @@ export class AdapterAliases {
          WHERE tenant = $1 AND adapter = $2 AND alias = $3 AND NOT undone AND reason <> 'rollback' ORDER BY ordinal DESC LIMIT 1`,
         [input.tenant, input.adapter, input.alias],
       );
-      if (last?.from_digest == null) throw new LoricaError('FAILED_PRECONDITION', 'ADAPTER_NOT_FOUND', `${name} has no earlier version to go back to`);
+      if (last?.from_digest == null)
+        throw new LoricaError('FAILED_PRECONDITION', 'ADAPTER_NOT_FOUND', `${name} has no earlier version to go back to`);
       if (!(await this.versionExists(tx, input, last.from_digest))) {
-        throw new LoricaError('FAILED_PRECONDITION', 'ADAPTER_NOT_FOUND', `${name} pointed to ${last.from_digest} before, which has been deleted`);
+        throw new LoricaError(
+          'FAILED_PRECONDITION',
+          'ADAPTER_NOT_FOUND',
+          `${name} pointed to ${last.from_digest} before, which has been deleted`,
+        );
       }
       await tx.query('UPDATE adapter_alias_moves SET undone = true WHERE ordinal = $1', [last.ordinal]);
       return this.move(tx, input, current, last.from_digest, 'rollback');
@@ -101,7 +106,10 @@ export class AdapterAliases {
   }
 
   async find(database: Database, key: AliasKey): Promise<AliasRow | undefined> {
-    const [row] = await database.query<AliasRow>(`SELECT ${ALIAS_COLUMNS} FROM adapter_aliases WHERE tenant = $1 AND adapter = $2 AND alias = $3`, [key.tenant, key.adapter, key.alias]);
+    const [row] = await database.query<AliasRow>(
+      `SELECT ${ALIAS_COLUMNS} FROM adapter_aliases WHERE tenant = $1 AND adapter = $2 AND alias = $3`,
+      [key.tenant, key.adapter, key.alias],
+    );
     return row;
   }
 
@@ -114,7 +122,12 @@ export class AdapterAliases {
       await lockAdapter(tx, input.tenant, input.adapter);
       const current = await this.find(tx, input);
       if (input.etag !== undefined && input.etag !== (current === undefined ? '' : toAlias(current).etag)) {
-        throw new LoricaError('ABORTED', 'ETAG_MISMATCH', `${aliasName(input.tenant, input.adapter, input.alias)} has been moved since it was read`, { hint: 'Read the alias again and decide anew.' });
+        throw new LoricaError(
+          'ABORTED',
+          'ETAG_MISMATCH',
+          `${aliasName(input.tenant, input.adapter, input.alias)} has been moved since it was read`,
+          { hint: 'Read the alias again and decide anew.' },
+        );
       }
       return change(tx, current);
     });
@@ -122,7 +135,13 @@ export class AdapterAliases {
     return alias;
   }
 
-  private async move(tx: Database, key: AliasKey, current: AliasRow | undefined, digest: string, reason: AliasMoveReason): Promise<{ alias: AdapterAlias; move?: AliasMove }> {
+  private async move(
+    tx: Database,
+    key: AliasKey,
+    current: AliasRow | undefined,
+    digest: string,
+    reason: AliasMoveReason,
+  ): Promise<{ alias: AdapterAlias; move?: AliasMove }> {
     const { tenant, adapter, alias } = key;
     const to = normalDigest(digest);
     if (to === undefined || !(await this.versionExists(tx, key, to))) throw adapterNotFound(versionName(tenant, adapter, digest));
@@ -142,7 +161,15 @@ export class AdapterAliases {
   }
 
   private async versionExists(tx: Database, key: AliasKey, digest: string): Promise<boolean> {
-    return (await tx.query('SELECT 1 FROM adapter_versions WHERE tenant = $1 AND adapter = $2 AND digest = $3', [key.tenant, key.adapter, digest])).length > 0;
+    return (
+      (
+        await tx.query('SELECT 1 FROM adapter_versions WHERE tenant = $1 AND adapter = $2 AND digest = $3', [
+          key.tenant,
+          key.adapter,
+          digest,
+        ])
+      ).length > 0
+    );
   }
 }
 

@@ -20,7 +20,10 @@ export interface StagedContent {
 }
 
 export class AdapterContents {
-  constructor(private readonly database: Database, private readonly blobs: BlobStore) {}
+  constructor(
+    private readonly database: Database,
+    private readonly blobs: BlobStore,
+  ) {}
 
   /** Writes content aside; the caller keeps or discards the blob. */
   async stage(content: LoraInput | VariantInput, baseDigest: string): Promise<StagedContent> {
@@ -42,7 +45,10 @@ export class AdapterContents {
       if (tensor === undefined) throw damaged(version);
       return tensor.data as Float32Array;
     };
-    const modules = manifest.modules.map((entry): [string, LoraModule] => [entry.module, { ...entry, a: matrix(entry.module, 'A'), b: matrix(entry.module, 'B') }]);
+    const modules = manifest.modules.map((entry): [string, LoraModule] => [
+      entry.module,
+      { ...entry, a: matrix(entry.module, 'A'), b: matrix(entry.module, 'B') },
+    ]);
     return { kind: 'lora', digest: version.digest, modules: new Map(modules) };
   }
 
@@ -50,7 +56,10 @@ export class AdapterContents {
   async *files(version: AdapterVersion): AsyncGenerator<FilePiece> {
     const manifest = await this.manifest(version);
     const names = manifest.kind === 'lora' ? LORA_FILES : VARIANT_FILES;
-    const settings = manifest.kind === 'lora' ? formatPeftConfig(await this.modules(version), version.baseModel) : variantSettings(version.baseModel, version.baseDigest);
+    const settings =
+      manifest.kind === 'lora'
+        ? formatPeftConfig(await this.modules(version), version.baseModel)
+        : variantSettings(version.baseModel, version.baseDigest);
     yield { file: names.settings, data: Buffer.from(`${JSON.stringify(settings, null, 2)}\n`, 'utf8') };
     for await (const chunk of this.blobs.stream(manifest.tensors.sha256)) {
       for (let at = 0; at < chunk.length; at += PIECE_BYTES) yield { file: names.tensors, data: chunk.subarray(at, at + PIECE_BYTES) };
@@ -63,11 +72,10 @@ export class AdapterContents {
   }
 
   private async manifest(version: AdapterVersion): Promise<Manifest> {
-    const [row] = await this.database.query<{ manifest: string }>('SELECT manifest FROM adapter_versions WHERE tenant = $1 AND adapter = $2 AND digest = $3', [
-      version.tenant,
-      version.adapter,
-      version.digest,
-    ]);
+    const [row] = await this.database.query<{ manifest: string }>(
+      'SELECT manifest FROM adapter_versions WHERE tenant = $1 AND adapter = $2 AND digest = $3',
+      [version.tenant, version.adapter, version.digest],
+    );
     if (row === undefined || digestOf(row.manifest) !== version.digest) throw damaged(version);
     return JSON.parse(row.manifest) as Manifest;
   }
@@ -85,5 +93,7 @@ export class AdapterContents {
 }
 
 function damaged(version: AdapterVersion): LoricaError {
-  return new LoricaError('DATA_LOSS', 'DIGEST_MISMATCH', `${version.name} is damaged or was deleted`, { hint: 'Restore the data folder from a backup, or import the adapter again.' });
+  return new LoricaError('DATA_LOSS', 'DIGEST_MISMATCH', `${version.name} is damaged or was deleted`, {
+    hint: 'Restore the data folder from a backup, or import the adapter again.',
+  });
 }

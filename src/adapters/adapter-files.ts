@@ -33,8 +33,17 @@ export async function readAdapterFolder(source: AsyncIterable<FilePiece>, limits
     return { kind: 'variant', tensors: parseSafetensors(variant[1], VARIANT_FILES.tensors) };
   }
   const pickles = passed.filter((name) => /\.(bin|pt|pth|pkl|ckpt)$/.test(name));
-  const hint = pickles.length > 0 ? `${pickles.join(', ')} cannot be read: save the adapter as safetensors.` : 'Send the two files that PEFT saves.';
-  throw invalidFields([{ field: 'files', description: `need ${Object.values(LORA_FILES).join(' and ')} (or ${Object.values(VARIANT_FILES).join(' and ')}); got ${[...files.keys(), ...passed].join(', ') || 'none'}` }], hint);
+  const hint =
+    pickles.length > 0 ? `${pickles.join(', ')} cannot be read: save the adapter as safetensors.` : 'Send the two files that PEFT saves.';
+  throw invalidFields(
+    [
+      {
+        field: 'files',
+        description: `need ${Object.values(LORA_FILES).join(' and ')} (or ${Object.values(VARIANT_FILES).join(' and ')}); got ${[...files.keys(), ...passed].join(', ') || 'none'}`,
+      },
+    ],
+    hint,
+  );
 }
 
 export function variantSettings(baseModel: string, baseDigest: string): Record<string, unknown> {
@@ -72,8 +81,13 @@ function requireBase(settings: Uint8Array, limits: ImportLimits): void {
     value = undefined;
   }
   const { format, base_digest: digest } = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>;
-  if (format !== 'lorica.variant.v1') throw invalidFields([{ field: 'variant.json', description: 'must be a JSON object with "format": "lorica.variant.v1"' }]);
+  if (format !== 'lorica.variant.v1')
+    throw invalidFields([{ field: 'variant.json', description: 'must be a JSON object with "format": "lorica.variant.v1"' }]);
   if (digest !== limits.baseDigest) {
-    throw new LoricaError('INVALID_ARGUMENT', 'ADAPTER_INCOMPATIBLE', `the variant belongs to a base with the digest ${String(digest)}; ${limits.baseModel} has ${limits.baseDigest}`);
+    throw new LoricaError(
+      'INVALID_ARGUMENT',
+      'ADAPTER_INCOMPATIBLE',
+      `the variant belongs to a base with the digest ${String(digest)}; ${limits.baseModel} has ${limits.baseDigest}`,
+    );
   }
 }

@@ -3,7 +3,16 @@
  * Invariant: a version never changes and its digest says what it is; a name of another tenant cannot be told from one that nobody has.
  */
 import { invalidFields, LoricaError } from '../common/errors.js';
-import { type BlobLedger, type BlobStore, type Database, pageCursor, requireResourceId, toPage, type Page, type PageRequest } from '../storage/index.js';
+import {
+  type BlobLedger,
+  type BlobStore,
+  type Database,
+  pageCursor,
+  requireResourceId,
+  toPage,
+  type Page,
+  type PageRequest,
+} from '../storage/index.js';
 import type { Adapter, AdapterAlias, AdapterContent, AdapterVersion, BaseShapes, FilePiece, LoraInput, VariantInput } from './adapter.js';
 import { AdapterAliases, type AliasListener, lockAdapter, type MoveAlias } from './adapter-aliases.js';
 import { AdapterContents, type StagedContent } from './adapter-content.js';
@@ -51,7 +60,11 @@ export class AdapterRegistry {
   private readonly aliases: AdapterAliases;
   private readonly contents: AdapterContents;
 
-  constructor(private readonly database: Database, blobs: BlobStore, private readonly ledger: BlobLedger) {
+  constructor(
+    private readonly database: Database,
+    blobs: BlobStore,
+    private readonly ledger: BlobLedger,
+  ) {
     this.aliases = new AdapterAliases(database);
     this.contents = new AdapterContents(database, blobs);
   }
@@ -100,7 +113,10 @@ export class AdapterRegistry {
   }
 
   async getAdapter(tenant: string, id: string): Promise<Adapter> {
-    const [row] = await this.database.query<AdapterRow>(`SELECT ${ADAPTER_COLUMNS} FROM adapters WHERE tenant = $1 AND id = $2`, [tenant, id]);
+    const [row] = await this.database.query<AdapterRow>(`SELECT ${ADAPTER_COLUMNS} FROM adapters WHERE tenant = $1 AND id = $2`, [
+      tenant,
+      id,
+    ]);
     if (row === undefined) throw adapterNotFound(adapterName(tenant, id));
     return toAdapter(row);
   }
@@ -109,11 +125,10 @@ export class AdapterRegistry {
   async listAdapters(request: PageRequest & { readonly tenant: string }): Promise<Page<Adapter>> {
     const query = ['adapters', request.tenant];
     const cursor = pageCursor(request, query);
-    const rows = await this.database.query<AdapterRow>(`SELECT ${ADAPTER_COLUMNS} FROM adapters WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`, [
-      request.tenant,
-      cursor.before,
-      cursor.limit + 1,
-    ]);
+    const rows = await this.database.query<AdapterRow>(
+      `SELECT ${ADAPTER_COLUMNS} FROM adapters WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`,
+      [request.tenant, cursor.before, cursor.limit + 1],
+    );
     return toPage(rows, cursor, query, toAdapter);
   }
 
@@ -126,9 +141,19 @@ export class AdapterRegistry {
     const rows = await this.database.query(
       `UPDATE adapters SET display_name = coalesce($3, display_name), description = coalesce($4, description), labels = coalesce($5::json, labels),
          update_time = now(), revision = revision + 1 WHERE tenant = $1 AND id = $2 AND ($6::text IS NULL OR revision::text = $6) RETURNING id`,
-      [tenant, id, update.displayName ?? null, update.description ?? null, update.labels === undefined ? null : JSON.stringify(update.labels), etag?.replaceAll('"', '') ?? null],
+      [
+        tenant,
+        id,
+        update.displayName ?? null,
+        update.description ?? null,
+        update.labels === undefined ? null : JSON.stringify(update.labels),
+        etag?.replaceAll('"', '') ?? null,
+      ],
     );
-    if (rows.length === 0) throw new LoricaError('ABORTED', 'ETAG_MISMATCH', `${before.name} has changed since it was read`, { hint: 'Read the adapter again and decide anew.' });
+    if (rows.length === 0)
+      throw new LoricaError('ABORTED', 'ETAG_MISMATCH', `${before.name} has changed since it was read`, {
+        hint: 'Read the adapter again and decide anew.',
+      });
     return this.getAdapter(tenant, id);
   }
 
@@ -136,9 +161,15 @@ export class AdapterRegistry {
   async deleteAdapter(tenant: string, id: string): Promise<void> {
     await this.sweeping(tenant, id, async (tx) => {
       const key = [tenant, id];
-      const used = await tx.query<{ alias: string }>('SELECT alias FROM adapter_aliases WHERE tenant = $1 AND adapter = $2 ORDER BY alias', key);
+      const used = await tx.query<{ alias: string }>(
+        'SELECT alias FROM adapter_aliases WHERE tenant = $1 AND adapter = $2 ORDER BY alias',
+        key,
+      );
       if (used.length > 0) throw inUse(adapterName(tenant, id), used);
-      const versions = await tx.query<{ digest: string }>('DELETE FROM adapter_versions WHERE tenant = $1 AND adapter = $2 RETURNING digest', key);
+      const versions = await tx.query<{ digest: string }>(
+        'DELETE FROM adapter_versions WHERE tenant = $1 AND adapter = $2 RETURNING digest',
+        key,
+      );
       const removed = await tx.query('DELETE FROM adapters WHERE tenant = $1 AND id = $2 RETURNING id', key);
       if (removed.length === 0) throw adapterNotFound(adapterName(tenant, id));
       return versions.map(({ digest }) => versionName(tenant, id, digest));
@@ -170,7 +201,10 @@ export class AdapterRegistry {
     const version = await this.getVersion(tenant, adapter, digest);
     await this.sweeping(tenant, adapter, async (tx) => {
       const key = [tenant, adapter, version.digest];
-      const used = await tx.query<{ alias: string }>('SELECT alias FROM adapter_aliases WHERE tenant = $1 AND adapter = $2 AND digest = $3 ORDER BY alias', key);
+      const used = await tx.query<{ alias: string }>(
+        'SELECT alias FROM adapter_aliases WHERE tenant = $1 AND adapter = $2 AND digest = $3 ORDER BY alias',
+        key,
+      );
       if (used.length > 0) throw inUse(version.name, used);
       await tx.query('DELETE FROM adapter_versions WHERE tenant = $1 AND adapter = $2 AND digest = $3', key);
       return [version.name];
@@ -211,9 +245,16 @@ export class AdapterRegistry {
   }
 
   /** False when the version is there already. */
-  private async insert(tx: Database, input: NewVersion & { readonly content: LoraInput | VariantInput }, staged: StagedContent): Promise<boolean> {
+  private async insert(
+    tx: Database,
+    input: NewVersion & { readonly content: LoraInput | VariantInput },
+    staged: StagedContent,
+  ): Promise<boolean> {
     await lockAdapter(tx, input.tenant, input.adapter);
-    await tx.query(`INSERT INTO adapters (tenant, id, display_name, description, labels) VALUES ($1, $2, '', '', '{}') ON CONFLICT DO NOTHING`, [input.tenant, input.adapter]);
+    await tx.query(
+      `INSERT INTO adapters (tenant, id, display_name, description, labels) VALUES ($1, $2, '', '', '{}') ON CONFLICT DO NOTHING`,
+      [input.tenant, input.adapter],
+    );
     const rows = await tx.query(
       `INSERT INTO adapter_versions (tenant, adapter, digest, kind, base_model, base_digest, manifest, bytes, parameter_count, tuning_job, metadata)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING RETURNING digest`,
@@ -237,7 +278,10 @@ export class AdapterRegistry {
   }
 
   private async version(tenant: string, adapter: string, digest: string): Promise<VersionRow | undefined> {
-    const [row] = await this.database.query<VersionRow>(`SELECT ${VERSION_COLUMNS} FROM adapter_versions WHERE tenant = $1 AND adapter = $2 AND digest = $3`, [tenant, adapter, digest]);
+    const [row] = await this.database.query<VersionRow>(
+      `SELECT ${VERSION_COLUMNS} FROM adapter_versions WHERE tenant = $1 AND adapter = $2 AND digest = $3`,
+      [tenant, adapter, digest],
+    );
     return row;
   }
 
@@ -255,10 +299,15 @@ export class AdapterRegistry {
 
 function inUse(name: string, used: readonly { readonly alias: string }[]): LoricaError {
   const aliases = used.map(({ alias }) => alias).join(', ');
-  return new LoricaError('FAILED_PRECONDITION', 'ADAPTER_IN_USE', `${name} is what ${used.length === 1 ? 'an alias points' : 'aliases point'} to: ${aliases}`, {
-    hint: 'Move or delete the alias first.',
-    metadata: { aliases },
-  });
+  return new LoricaError(
+    'FAILED_PRECONDITION',
+    'ADAPTER_IN_USE',
+    `${name} is what ${used.length === 1 ? 'an alias points' : 'aliases point'} to: ${aliases}`,
+    {
+      hint: 'Move or delete the alias first.',
+      metadata: { aliases },
+    },
+  );
 }
 
 function requireLength(field: string, text: string | undefined, maximum: number): void {

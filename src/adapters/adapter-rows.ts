@@ -41,7 +41,8 @@ export interface AliasRow {
 }
 
 export const ADAPTER_COLUMNS = 'tenant, id, ordinal, display_name, description, labels, create_time, update_time, revision';
-export const VERSION_COLUMNS = 'tenant, adapter, digest, ordinal, kind, base_model, base_digest, bytes, parameter_count, tuning_job, metadata, create_time';
+export const VERSION_COLUMNS =
+  'tenant, adapter, digest, ordinal, kind, base_model, base_digest, bytes, parameter_count, tuning_job, metadata, create_time';
 export const ALIAS_COLUMNS = 'tenant, adapter, alias, ordinal, digest, update_time, revision';
 
 const DIGEST = /^(?:sha256:)?([0-9a-f]{64})$/;
@@ -73,24 +74,35 @@ export function normalDigest(text: string): string | undefined {
 }
 
 /** Reads 'adapter@alias' or 'adapter@sha256:…'. */
-export function parseReference(reference: string): { readonly adapter: string; readonly alias: string } | { readonly adapter: string; readonly digest: string } {
+export function parseReference(
+  reference: string,
+): { readonly adapter: string; readonly alias: string } | { readonly adapter: string; readonly digest: string } {
   const at = reference.indexOf('@');
   const [adapter, selector] = [reference.slice(0, Math.max(at, 0)), reference.slice(at + 1)];
   if (at > 0 && isResourceId(adapter)) {
     if (isResourceId(selector)) return { adapter, alias: selector };
     if (/^sha256:[0-9a-f]{64}$/.test(selector)) return { adapter, digest: selector };
   }
-  throw invalidFields([{ field: 'target', description: `${JSON.stringify(reference)} does not name a version` }], 'Write adapter@alias, or adapter@sha256: with 64 hex digits.');
+  throw invalidFields(
+    [{ field: 'target', description: `${JSON.stringify(reference)} does not name a version` }],
+    'Write adapter@alias, or adapter@sha256: with 64 hex digits.',
+  );
 }
 
 /** Throws INVALID_ARGUMENT unless the map is small enough to be kept as labels or metadata. */
 export function requireTextMap(field: string, map: Readonly<Record<string, string>>): void {
   const violations: FieldViolation[] = [];
   const entries = Object.entries(map);
-  if (entries.length > MAX_ENTRIES) violations.push({ field, description: `has ${entries.length} entries, at most ${MAX_ENTRIES} are kept` });
+  if (entries.length > MAX_ENTRIES)
+    violations.push({ field, description: `has ${entries.length} entries, at most ${MAX_ENTRIES} are kept` });
   for (const [key, value] of entries.slice(0, MAX_ENTRIES)) {
-    if (key === '' || key.length > MAX_KEY_CHARACTERS) violations.push({ field: `${field}[${JSON.stringify(key.slice(0, MAX_KEY_CHARACTERS))}]`, description: `a key has 1 to ${MAX_KEY_CHARACTERS} characters` });
-    if (value.length > MAX_VALUE_CHARACTERS) violations.push({ field: `${field}.${key}`, description: `is longer than ${MAX_VALUE_CHARACTERS} characters` });
+    if (key === '' || key.length > MAX_KEY_CHARACTERS)
+      violations.push({
+        field: `${field}[${JSON.stringify(key.slice(0, MAX_KEY_CHARACTERS))}]`,
+        description: `a key has 1 to ${MAX_KEY_CHARACTERS} characters`,
+      });
+    if (value.length > MAX_VALUE_CHARACTERS)
+      violations.push({ field: `${field}.${key}`, description: `is longer than ${MAX_VALUE_CHARACTERS} characters` });
   }
   if (violations.length > 0) throw invalidFields(violations);
 }

@@ -10,7 +10,7 @@ export interface LoraModule {
   /** The base's linear layer, e.g. 'model.layers.0.self_attn.q_proj'. */
   readonly module: string;
   readonly rank: number;
-  /** The product b·a is multiplied by this: alpha / rank, or alpha / sqrt(rank) for rank-stabilized LoRA. */
+  /** The product b·a is multiplied by this: alpha / rank, or alpha / sqrt(rank) for rank-stabilized LoRA. A version keeps it as float32. */
   readonly scaling: number;
   /** [rank, in], row-major. */
   readonly a: Float32Array;

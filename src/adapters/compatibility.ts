@@ -12,10 +12,15 @@ const VARIANT_DTYPES = new Set(['float32', 'float16', 'bfloat16']);
 export function incompatible(violations: readonly FieldViolation[], baseModel: string): LoricaError {
   const [first] = violations;
   const more = violations.length > 1 ? ` (and ${violations.length - 1} more)` : '';
-  return new LoricaError('INVALID_ARGUMENT', 'ADAPTER_INCOMPATIBLE', `the adapter does not fit ${baseModel}: ${first?.field ?? ''} ${first?.description ?? ''}${more}`, {
-    violations: violations.slice(0, MAX_VIOLATIONS),
-    hint: 'Use the base model that the adapter was trained on.',
-  });
+  return new LoricaError(
+    'INVALID_ARGUMENT',
+    'ADAPTER_INCOMPATIBLE',
+    `the adapter does not fit ${baseModel}: ${first?.field ?? ''} ${first?.description ?? ''}${more}`,
+    {
+      violations: violations.slice(0, MAX_VIOLATIONS),
+      hint: 'Use the base model that the adapter was trained on.',
+    },
+  );
 }
 
 /** Throws INVALID_ARGUMENT / ADAPTER_INCOMPATIBLE naming the tensors that do not fit. Lets the event loop run between tensors. */
@@ -36,10 +41,14 @@ function loraProblem(name: string, module: LoraModule, shapes: BaseShapes): stri
   const shape = shapes.get(`${name}.weight`);
   if (shape === undefined) return 'is not a module of the base';
   const [out, input] = shape;
-  if (shape.length !== 2 || out === undefined || input === undefined || name.endsWith('embed_tokens')) return `is not a linear layer of the base (its weight is [${shape.join(',')}])`;
-  if (!Number.isInteger(module.rank) || module.rank < 1 || module.rank > Math.min(out, input)) return `has rank ${module.rank}, possible are 1 to ${Math.min(out, input)}`;
-  if (module.a.length !== module.rank * input) return `lora_A has ${module.a.length} elements, [${module.rank},${input}] has ${module.rank * input}`;
-  if (module.b.length !== out * module.rank) return `lora_B has ${module.b.length} elements, [${out},${module.rank}] has ${out * module.rank}`;
+  if (shape.length !== 2 || out === undefined || input === undefined || name.endsWith('embed_tokens'))
+    return `is not a linear layer of the base (its weight is [${shape.join(',')}])`;
+  if (!Number.isInteger(module.rank) || module.rank < 1 || module.rank > Math.min(out, input))
+    return `has rank ${module.rank}, possible are 1 to ${Math.min(out, input)}`;
+  if (module.a.length !== module.rank * input)
+    return `lora_A has ${module.a.length} elements, [${module.rank},${input}] has ${module.rank * input}`;
+  if (module.b.length !== out * module.rank)
+    return `lora_B has ${module.b.length} elements, [${out},${module.rank}] has ${out * module.rank}`;
   if (!Number.isFinite(module.scaling)) return `has the scaling ${module.scaling}`;
   if (!allFinite(module.a) || !allFinite(module.b)) return 'holds NaN or infinity';
   return undefined;
@@ -52,7 +61,10 @@ function variantProblem(name: string, tensor: HostTensor, shapes: BaseShapes): s
     return `has the shape [${tensor.shape.join(',')}], the base's is [${shape.join(',')}]`;
   }
   if (!VARIANT_DTYPES.has(tensor.dtype)) return `is ${tensor.dtype}; float32, float16 and bfloat16 are taken`;
-  const finite = tensor.dtype === 'float32' ? allFinite(tensor.data as Float32Array) : allFinite16(tensor.data as Uint16Array, tensor.dtype === 'float16' ? 0x7c00 : 0x7f80);
+  const finite =
+    tensor.dtype === 'float32'
+      ? allFinite(tensor.data as Float32Array)
+      : allFinite16(tensor.data as Uint16Array, tensor.dtype === 'float16' ? 0x7c00 : 0x7f80);
   return finite ? undefined : 'holds NaN or infinity';
 }
 

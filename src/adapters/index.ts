@@ -1,6 +1,17 @@
 /** Adapters: immutable, content-addressed versions under names, with aliases that move. */
 export type {
-  Adapter, AdapterAlias, AdapterContent, AdapterKind, AdapterVersion, AliasMove, AliasMoveReason, BaseShapes, FilePiece, LoraInput, LoraModule, VariantInput,
+  Adapter,
+  AdapterAlias,
+  AdapterContent,
+  AdapterKind,
+  AdapterVersion,
+  AliasMove,
+  AliasMoveReason,
+  BaseShapes,
+  FilePiece,
+  LoraInput,
+  LoraModule,
+  VariantInput,
 } from './adapter.js';
 export { AdapterRegistry, type AdapterUpdate, type NewVersion } from './adapter-registry.js';
 export type { AliasListener, MoveAlias } from './adapter-aliases.js';

@@ -11,7 +11,7 @@ export interface Manifest {
   readonly format: 'lorica.adapter.v1';
   readonly kind: AdapterKind;
   readonly baseDigest: string;
-  /** LoRA only, sorted by module. */
+  /** LoRA only, sorted by module; scalings rounded to float32, which export to PEFT's alpha and back without loss. */
   readonly modules: readonly { readonly module: string; readonly rank: number; readonly scaling: number }[];
   readonly tensors: { readonly sha256: string; readonly bytes: number };
 }
@@ -21,7 +21,9 @@ export function manifestText(kind: AdapterKind, baseDigest: string, modules: rea
     format: 'lorica.adapter.v1',
     kind,
     baseDigest,
-    modules: modules.map(({ module, rank, scaling }) => ({ module, rank, scaling })).sort((a, b) => (a.module < b.module ? -1 : 1)),
+    modules: modules
+      .map(({ module, rank, scaling }) => ({ module, rank, scaling: Math.fround(scaling) }))
+      .sort((a, b) => (a.module < b.module ? -1 : 1)),
     tensors: { sha256: tensors.sha256, bytes: tensors.bytes },
   };
   return JSON.stringify(manifest);

@@ -7,10 +7,34 @@ import type { LoraModule } from './adapter.js';
 
 /** Fields without effect on what a loaded adapter computes, or read below. */
 const KNOWN = new Set([
-  'peft_type', 'r', 'lora_alpha', 'use_rslora', 'rank_pattern', 'alpha_pattern', 'bias', 'task_type', 'init_lora_weights',
-  'base_model_name_or_path', 'revision', 'auto_mapping', 'inference_mode', 'lora_dropout', 'peft_version', 'parent_library',
-  'target_modules', 'exclude_modules', 'layers_to_transform', 'layers_pattern', 'ephemeral_gpu_offload', 'runtime_config',
-  'loftq_config', 'eva_config', 'corda_config', 'lora_ga_config', 'megatron_core', 'qalora_group_size',
+  'peft_type',
+  'r',
+  'lora_alpha',
+  'use_rslora',
+  'rank_pattern',
+  'alpha_pattern',
+  'bias',
+  'task_type',
+  'init_lora_weights',
+  'base_model_name_or_path',
+  'revision',
+  'auto_mapping',
+  'inference_mode',
+  'lora_dropout',
+  'peft_version',
+  'parent_library',
+  'target_modules',
+  'exclude_modules',
+  'layers_to_transform',
+  'layers_pattern',
+  'ephemeral_gpu_offload',
+  'runtime_config',
+  'loftq_config',
+  'eva_config',
+  'corda_config',
+  'lora_ga_config',
+  'megatron_core',
+  'qalora_group_size',
 ]);
 /** Initializations that leave the base's own weights alone. Others (PiSSA, OLoRA, CorDA, LoftQ) change them: such an adapter fits only its changed base. */
 const INITIALIZATIONS: readonly unknown[] = [undefined, null, true, false, 'gaussian', 'eva', 'orthogonal'];
@@ -30,12 +54,17 @@ export interface PeftConfig {
 export function parsePeftConfig(bytes: Uint8Array): PeftConfig {
   const config = parseObject(bytes);
   const violations: FieldViolation[] = [];
-  const refuse = (field: string, description: string): void => void violations.push({ field: `adapter_config.json: ${field}`, description });
+  const refuse = (field: string, description: string): void =>
+    void violations.push({ field: `adapter_config.json: ${field}`, description });
   if (config['peft_type'] !== 'LORA') refuse('peft_type', `is ${JSON.stringify(config['peft_type'])}; only "LORA" is supported`);
   if (!isOff(config['bias'])) refuse('bias', `is ${JSON.stringify(config['bias'])}; only "none" is supported`);
-  if (!isOff(config['task_type']) && config['task_type'] !== 'CAUSAL_LM') refuse('task_type', `is ${JSON.stringify(config['task_type'])}; only "CAUSAL_LM" is supported`);
+  if (!isOff(config['task_type']) && config['task_type'] !== 'CAUSAL_LM')
+    refuse('task_type', `is ${JSON.stringify(config['task_type'])}; only "CAUSAL_LM" is supported`);
   if (!INITIALIZATIONS.includes(config['init_lora_weights'])) {
-    refuse('init_lora_weights', `is ${JSON.stringify(config['init_lora_weights'])}, which changes the base's weights; convert the adapter to plain LoRA when saving it`);
+    refuse(
+      'init_lora_weights',
+      `is ${JSON.stringify(config['init_lora_weights'])}, which changes the base's weights; convert the adapter to plain LoRA when saving it`,
+    );
   }
   for (const [field, value] of Object.entries(config)) {
     if (!KNOWN.has(field) && !isOff(value)) refuse(field, 'is a feature that is not supported');
@@ -45,10 +74,13 @@ export function parsePeftConfig(bytes: Uint8Array): PeftConfig {
   const ranks = patterns(config['rank_pattern'], 'rank_pattern', refuse);
   const alphas = patterns(config['alpha_pattern'], 'alpha_pattern', refuse);
   if (violations.length > 0) {
-    throw new LoricaError('INVALID_ARGUMENT', 'ADAPTER_INCOMPATIBLE', violations.map((v) => `${v.field} ${v.description}`).join('; '), { violations });
+    throw new LoricaError('INVALID_ARGUMENT', 'ADAPTER_INCOMPATIBLE', violations.map((v) => `${v.field} ${v.description}`).join('; '), {
+      violations,
+    });
   }
   const stabilized = config['use_rslora'] === true;
-  const pick = (list: readonly Pattern[], module: string, otherwise: number): number => list.find(({ regexp }) => regexp.test(module))?.value ?? otherwise;
+  const pick = (list: readonly Pattern[], module: string, otherwise: number): number =>
+    list.find(({ regexp }) => regexp.test(module))?.value ?? otherwise;
   return {
     rank: (module) => pick(ranks, module, rank),
     scaling: (module, r) => pick(alphas, module, alpha) / (stabilized ? Math.sqrt(r) : r),
@@ -119,17 +151,22 @@ function patterns(value: unknown, field: string, refuse: Refuse): readonly Patte
   }
   return Object.entries(value).flatMap(([key, number]: [string, unknown]) => {
     if (key.length > MAX_PATTERN_CHARACTERS || !PATTERN.test(key) || (key.match(/\*|\+/g) ?? []).length > MAX_WILDCARDS) {
-      refuse(`${field}[${JSON.stringify(key.slice(0, MAX_PATTERN_CHARACTERS))}]`, 'is a pattern that is not supported; write the modules out');
+      refuse(
+        `${field}[${JSON.stringify(key.slice(0, MAX_PATTERN_CHARACTERS))}]`,
+        'is a pattern that is not supported; write the modules out',
+      );
       return [];
     }
-    return [{ regexp: new RegExp(`^(?:.*\\.)?(?:${key.replace(/^\^|\$$/g, '')})$`), value: positive(number, `${field}.${key}`, refuse) }];
+    const prefix = key.startsWith('^') ? '' : '(?:.*\\.)?';
+    return [{ regexp: new RegExp(`^${prefix}(?:${key.replace(/^\^|\$$/g, '')})$`), value: positive(number, `${field}.${key}`, refuse) }];
   });
 }
 
+/** Scalings are float32: times a rank they are exact in float64, and a whole alpha that gives the same float32 is what was meant. */
 function alphaOf(module: LoraModule): number {
   const alpha = module.scaling * module.rank;
   const whole = Math.round(alpha);
-  return whole / module.rank === module.scaling ? whole : alpha;
+  return Math.fround(whole / module.rank) === Math.fround(module.scaling) ? whole : alpha;
 }
 
 function commonest(values: readonly number[]): number {

@@ -19,7 +19,11 @@ export function toModules(tensors: ReadonlyMap<string, HostTensor>, config: Peft
       violations.push({ field: name, description: 'is not a LoRA matrix of a linear layer' });
       continue;
     }
-    if (tensor.shape.length !== 2 || !FLOATS.has(tensor.dtype)) violations.push({ field: name, description: `is ${tensor.dtype} [${tensor.shape.join(',')}]; a matrix of floating point numbers is needed` });
+    if (tensor.shape.length !== 2 || !FLOATS.has(tensor.dtype))
+      violations.push({
+        field: name,
+        description: `is ${tensor.dtype} [${tensor.shape.join(',')}]; a matrix of floating point numbers is needed`,
+      });
     const module = match[1] as string;
     pairs.set(module, { ...pairs.get(module), [match[2] as 'A' | 'B']: tensor });
   }
@@ -31,10 +35,14 @@ export function toModules(tensors: ReadonlyMap<string, HostTensor>, config: Peft
     }
     const rank = a.shape[0] ?? 0;
     if (b.shape[1] !== rank || config.rank(module) !== rank) {
-      violations.push({ field: `${PREFIX}${module}`, description: `lora_A is [${a.shape.join(',')}], lora_B is [${b.shape.join(',')}], adapter_config.json says rank ${config.rank(module)}` });
+      violations.push({
+        field: `${PREFIX}${module}`,
+        description: `lora_A is [${a.shape.join(',')}], lora_B is [${b.shape.join(',')}], adapter_config.json says rank ${config.rank(module)}`,
+      });
       continue;
     }
-    if (violations.length === 0) modules.set(module, { module, rank, scaling: config.scaling(module, rank), a: toFloat32(a), b: toFloat32(b) });
+    if (violations.length === 0)
+      modules.set(module, { module, rank, scaling: config.scaling(module, rank), a: toFloat32(a), b: toFloat32(b) });
   }
   if (violations.length > 0) throw incompatible(violations, baseModel);
   return modules;

@@ -1,0 +1,4 @@
+import { adaptersContract } from './adapters.js';
+import { temporaryPostgres } from './temporary-postgres.js';
+
+adaptersContract(temporaryPostgres);
