@@ -13,6 +13,7 @@ import {
   type Database,
   type Page,
   type PageRequest,
+  type RequestKey,
 } from '../storage/index.js';
 import { Dispatch } from './dispatch.js';
 import { isTerminal, type CreateJob, type Job, type JobEvent, type JobKind, type JobState } from './job.js';
@@ -78,6 +79,12 @@ export class JobStore {
     });
     if (made.first) for (const listener of this.queuedListeners) listener(input.kind);
     return { job: await this.get(made.name), created: made.first };
+  }
+
+  /** The job that this request id made before; undefined for a new id. INVALID_ARGUMENT / REQUEST_ID_REUSED as in create. */
+  async findCreated(input: Required<Pick<CreateJob, 'kind' | 'tenant' | 'requestId' | 'requestDigest'>>): Promise<Job | undefined> {
+    const name = await this.requestIds.find(createKey(input));
+    return name === undefined ? undefined : this.get(name);
   }
 
   async get(name: string): Promise<Job> {
@@ -174,12 +181,7 @@ export class JobStore {
   private async inserted(input: CreateJob, insert: (tx: Database) => Promise<string>): Promise<{ name: string; first: boolean }> {
     if (input.requestId === undefined || input.requestId === '') return { name: await this.database.transaction(insert), first: true };
     if (input.requestDigest === undefined) throw new TypeError('a job with a request id needs the digest of its request');
-    const key = {
-      tenant: input.tenant,
-      method: `create ${input.kind} job`,
-      requestId: input.requestId,
-      requestDigest: input.requestDigest,
-    };
+    const key = createKey({ ...input, requestId: input.requestId, requestDigest: input.requestDigest });
     return this.requestIds.once(key, insert);
   }
 
@@ -188,6 +190,10 @@ export class JobStore {
     if (row === undefined) throw jobNotFound(name);
     return row;
   }
+}
+
+function createKey({ tenant, kind, requestId, requestDigest }: Required<Pick<CreateJob, 'kind' | 'tenant' | 'requestId' | 'requestDigest'>>): RequestKey {
+  return { tenant, method: `create ${kind} job`, requestId, requestDigest };
 }
 
 function wrongState(row: JobRow, change: string): LoricaError {

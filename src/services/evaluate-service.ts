@@ -11,9 +11,9 @@ import {
   type EvaluationJobSpec, type EvaluationOutcome, type EvaluationRequest,
 } from './evaluation-specification.js';
 import { Fields } from './fields.js';
-import { checkEtag, jobFields, watchJob, type Watched } from './jobs.js';
+import { checkEtag, jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
 import { needName, parseName } from './names.js';
-import { bodyDigest, type Once } from './once.js';
+import type { Once } from './once.js';
 import type { Target, Targets } from './targets.js';
 
 export interface EvaluateDependencies {
@@ -85,15 +85,18 @@ export function evaluateHandlers({ jobs, datasets, targets, once, draining }: Ev
     const read = readEvaluationSpecification(request.specification, 'specification', context.identity, fields);
     fields.done();
     const { tenant } = parent!;
-    const resolved = await resolveAll(read!.request, context);
     const specification = evaluationSpecificationToJson(read!.canonical);
+    const repeat = repeatOf(request, [request.evaluationId, specification]);
+    const earlier = repeat && (await jobs.findCreated({ kind: 'evaluation', tenant, ...repeat }));
+    if (earlier !== undefined) return earlier;
+    const resolved = await resolveAll(read!.request, context);
     const spec: EvaluationJobSpec = { specification, request: await withLabels(read!.request, tenant), pinned: resolved.map(({ pinned }) => pinned) };
     const { job } = await jobs.create({
       kind: 'evaluation',
       tenant,
       spec,
       ...(request.evaluationId === '' ? {} : { id: request.evaluationId }),
-      ...(request.requestId === '' ? {} : { requestId: request.requestId.toLowerCase(), requestDigest: bodyDigest([request.evaluationId, specification]) }),
+      ...repeat,
     });
     return job;
   };

@@ -8,6 +8,7 @@ import * as errors from '../gen/lorica/v1/errors.js';
 import * as proto from '../gen/lorica/v1/resources.js';
 import { shuttingDown } from './call.js';
 import { Fields } from './fields.js';
+import { bodyDigest } from './once.js';
 
 const STATES: Readonly<Record<JobState, proto.JobState>> = {
   QUEUED: proto.JobState.JOB_STATE_QUEUED,
@@ -39,6 +40,11 @@ export function jobFields(job: Job): Pick<proto.TuningJob, 'name' | 'state' | 'c
 export function reasonMessage(reason: ErrorReason): errors.ErrorReason {
   const name: `${errors.ErrorReason}` = `ERROR_REASON_${reason}`;
   return errors.errorReasonFromJSON(name);
+}
+
+/** The request id of a creation with the digest of its body; undefined without an id. A repeat reattaches before anything is checked again. */
+export function repeatOf(request: { readonly requestId: string }, body: unknown): { readonly requestId: string; readonly requestDigest: string } | undefined {
+  return request.requestId === '' ? undefined : { requestId: request.requestId.toLowerCase(), requestDigest: bodyDigest(body) };
 }
 
 /** What a watch yields; the services give each its message. */

@@ -5,8 +5,9 @@
 import { Server } from '@grpc/grpc-js';
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader';
 import { ReflectionService } from '@grpc/reflection';
-import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check';
-import { readdirSync } from 'node:fs';
+import { HealthImplementation } from 'grpc-health-check';
+import { BinaryReader } from '@bufbuild/protobuf/wire';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { AdapterRegistry } from '../adapters/index.js';
 import { systemClock } from '../common/clock.js';
@@ -44,7 +45,7 @@ export interface ServiceDependencies {
   readonly engine: Generator;
   readonly planner: TuningPlanner;
   readonly requests: RequestMemory;
-  /** The folder that holds lorica/v1/*.proto, for reflection. */
+  /** The folder that holds descriptors.binpb, for reflection. */
   readonly protoFolder: string;
   readonly maxDatasetBytes: number;
   readonly maxAdapterBytes: number;
@@ -58,7 +59,19 @@ export interface Services {
 
 const SERVICES = ['AdapterService', 'DatasetService', 'EvaluateService', 'GenerateService', 'ModelService', 'TuneService'].map((name) => `lorica.v1.${name}`);
 
-/** The definitions under `protoFolder` as proto-loader reads them; `lorica call` uses the same. */
+/** The FileDescriptorSet in `file` (made by `npm run proto`), as the reflection service takes it. */
+function descriptors(file: string): PackageDefinition {
+  const reader = new BinaryReader(readFileSync(file));
+  const fileDescriptorProtos: Buffer[] = [];
+  while (reader.pos < reader.len) {
+    const [field, wireType] = reader.tag();
+    if (field === 1) fileDescriptorProtos.push(Buffer.from(reader.bytes()));
+    else reader.skip(wireType, field);
+  }
+  return { descriptors: { format: 'Protocol Buffer 3 EnumDescriptorProto', type: {}, fileDescriptorProtos } };
+}
+
+/** The definitions under `protoFolder` as proto-loader reads them, for `lorica call`. */
 export function loadProtos(protoFolder: string): PackageDefinition {
   const files = readdirSync(join(protoFolder, 'lorica', 'v1')).filter((file) => file.endsWith('.proto'));
   return loadSync(files.map((file) => `lorica/v1/${file}`), { includeDirs: [protoFolder], longs: Number, enums: String, defaults: false, oneofs: true, keepCase: true });
@@ -80,7 +93,7 @@ export function createServices(dependencies: ServiceDependencies): Services {
 
   const health = new HealthImplementation();
   health.addToServer(server);
-  new ReflectionService({ ...loadProtos(dependencies.protoFolder), ...loadSync(healthProtoPath) }).addToServer(server);
+  new ReflectionService(descriptors(join(dependencies.protoFolder, 'descriptors.binpb'))).addToServer(server);
   return {
     server,
     setServing: (serving) => {

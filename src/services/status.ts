@@ -14,7 +14,7 @@ export const DETAILS_KEY = 'grpc-status-details-bin';
 export const REQUEST_ID_KEY = 'x-request-id';
 
 const MESSAGE_BYTES = 1024;
-const VIOLATION_BYTES = 3072;
+const VIOLATION_BYTES = 2560;
 const VIOLATION_TEXT_BYTES = 512;
 
 export const CODES: Readonly<Record<ErrorCode, Code>> = {
@@ -55,7 +55,7 @@ export function toStatus(error: LoricaError, requestId: string): CallStatus {
   const metadata = new Metadata();
   const details = cut(error.message, MESSAGE_BYTES);
   metadata.set(REQUEST_ID_KEY, requestId);
-  metadata.set(DETAILS_KEY, Buffer.from(Status.encode({ code: CODES[error.code], message: '', details: errorDetails(error, requestId) }).finish()));
+  metadata.set(DETAILS_KEY, Buffer.from(Status.encode({ code: CODES[error.code], message: details, details: errorDetails(error, requestId) }).finish()));
   return { code: CODES[error.code], details, metadata };
 }
 

@@ -6,9 +6,9 @@ import type { TuningJob } from '../gen/lorica/v1/resources.js';
 import type { CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
 import type { CallContext, Handlers } from './call.js';
 import { Fields } from './fields.js';
-import { checkEtag, jobFields, watchJob, type Watched } from './jobs.js';
+import { checkEtag, jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
 import { needName, parseName } from './names.js';
-import { bodyDigest, type Once } from './once.js';
+import type { Once } from './once.js';
 import type { TuningPlanner } from './ports.js';
 import { readTuningSpecification, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
 
@@ -63,7 +63,7 @@ function eventMessage(watched: Watched): TuningJobEvent {
 }
 
 export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDependencies): Handlers<typeof TuneServiceService> {
-  const create = async (request: Omit<CreateTuningJobRequest, never>, context: CallContext): Promise<Job> => {
+  const create = async (request: CreateTuningJobRequest, context: CallContext): Promise<Job> => {
     const fields = new Fields();
     const parent = parseName('tenant', 'parent', request.parent, context.identity, fields);
     fields.id('tuning_job_id', request.tuningJobId, { optional: true });
@@ -71,15 +71,18 @@ export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDe
     const read = readTuningSpecification(request.specification, 'specification', context.identity, fields);
     fields.done();
     const { specification, canonical } = read!;
+    const stored = tuningSpecificationToJson(canonical);
+    const repeat = repeatOf(request, [request.tuningJobId, stored]);
+    const earlier = repeat && (await jobs.findCreated({ kind: 'tuning', tenant: parent!.tenant, ...repeat }));
+    if (earlier !== undefined) return earlier;
     await planner.check(specification);
     for (const { dataset } of specification.stages) await datasets.get(parent!.tenant, dataset.split('/').at(-1)!);
-    const stored = tuningSpecificationToJson(canonical);
     const { job } = await jobs.create({
       kind: 'tuning',
       tenant: parent!.tenant,
       spec: { specification: stored } satisfies TuningJobSpec,
       ...(request.tuningJobId === '' ? {} : { id: request.tuningJobId }),
-      ...(request.requestId === '' ? {} : { requestId: request.requestId.toLowerCase(), requestDigest: bodyDigest([request.tuningJobId, stored]) }),
+      ...repeat,
     });
     return job;
   };

@@ -89,12 +89,14 @@ describe('the main job', () => {
 
     const long = { target: 'tenants/-/adapters/sentiment@production', input: { $case: 'prompt' as const, value: 'good' }, sampling: { temperature: 0, maxTokens: 80 } };
     const stream = client.generate.streamGenerate(long)[Symbol.asyncIterator]();
-    const start = (await stream.next()).value.event;
-    expect(start.value.servedBy.adapterVersion).toBe(first.version);
+    expect((await stream.next()).value.event).toMatchObject({ $case: 'start', value: { servedBy: { adapterVersion: first.version } } });
     const moved = await client.adapters.setAdapterAlias({ name: ALIAS, version: second, etag: first.etag });
     expect(moved.version).toBe(second);
     let streamed = '';
-    for (let next = await stream.next(); next.done !== true; next = await stream.next()) streamed += next.value.event.value.text;
+    for (let next = await stream.next(); next.done !== true; next = await stream.next()) {
+      const { event } = next.value;
+      if (event?.$case === 'token' || event?.$case === 'end') streamed += event.value.text;
+    }
     const now = await client.generate.generate(long);
     expect(now.servedBy!.adapterVersion).toBe(second);
     const pinned = await client.generate.generate({ ...long, target: first.version });
@@ -131,8 +133,12 @@ describe('the main job', () => {
   });
 
   test('the same request id watches the same job again and resumes after a sequence', async () => {
-    const request = { parent: 'tenants/-', specification: specification('again', 2), requestId: '7f0c0a52-0d0b-4d4e-8b6b-0f1b8e1f2a02' };
+    await upload('short', ROWS.slice(0, 4));
+    const { stages, ...rest } = specification('again', 2);
+    const request = { parent: 'tenants/-', specification: { ...rest, stages: [{ ...stages[0]!, dataset: 'tenants/-/datasets/short' }] }, requestId: '7f0c0a52-0d0b-4d4e-8b6b-0f1b8e1f2a02' };
     const events = await collect(client.tune.tune(request));
+    // What the job needed is no longer needed to reattach.
+    await client.datasets.deleteDataset({ name: 'tenants/-/datasets/short' });
     const again = await collect(client.tune.tune({ ...request, afterSequence: events[2]!.sequence }));
     const jobName = (event: TuningJobEvent | undefined): string => (event?.event?.$case === 'job' || event?.event?.$case === 'result' ? event.event.value.name : '');
     expect(jobName(again[0])).toBe(jobName(events[0]));
