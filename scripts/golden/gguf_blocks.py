@@ -1,5 +1,5 @@
 """Writes test/golden/blocks.gguf, one tensor of every storage type that we read, with the `gguf` package, and
-test/golden/blocks.safetensors, what the same package dequantizes them to.
+test/golden/blocks.safetensors, what the same package dequantizes them to, with the values that the Q8_0 tensor was quantized from as q8_0.source.
 
 Run: $(scripts/python-env.sh) scripts/golden/gguf_blocks.py
 """
@@ -30,6 +30,8 @@ def main():
         data = values if name == "F32" else values.astype(numpy.float16) if name == "F16" else quantize(values, kind)
         writer.add_tensor(name.lower(), data, raw_dtype=kind)
         expected[name.lower()] = numpy.ascontiguousarray(dequantize(data, kind).astype(numpy.float32).reshape(5, 96))
+        if name == "Q8_0":
+            expected["q8_0.source"] = values
     for name, scales in K_TYPES.items():
         kind = gguf.GGMLQuantizationType[name]
         size = gguf.GGML_QUANT_SIZES[kind][1]

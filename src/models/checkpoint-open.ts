@@ -39,8 +39,9 @@ async function openGguf(path: string, options: OpenOptions): Promise<Checkpoint>
   try {
     const config = await readGgufConfig(gguf, file);
     const weights = ggufWeights(gguf, file, config);
+    const tokenizerJson = tokenizerJsonFromGguf(gguf.metadata, path);
     const tokenizer = createTokenizer({
-      json: tokenizerJsonFromGguf(gguf.metadata, path),
+      json: tokenizerJson,
       ...(config.bosTokenId !== undefined && { bosTokenId: config.bosTokenId }),
       eosTokenIds: config.eosTokenIds,
       label: path,
@@ -52,6 +53,7 @@ async function openGguf(path: string, options: OpenOptions): Promise<Checkpoint>
       config,
       weights,
       tokenizer,
+      tokenizerJson,
       chatTemplate: typeof template === 'string' ? chatTemplate(template, tokenizer) : undefined,
       digest: options.knownDigest ?? `sha256:${await sha256File(path)}`,
       path,
@@ -76,6 +78,7 @@ async function openFolder(path: string, options: OpenOptions): Promise<Checkpoin
       config,
       weights,
       tokenizer,
+      tokenizerJson: folder.tokenizer,
       chatTemplate: folder.chatTemplate === undefined ? undefined : chatTemplate(folder.chatTemplate, tokenizer),
       digest: options.knownDigest ?? (await folderDigest(folder)),
       path,

@@ -22,6 +22,8 @@ export interface Checkpoint {
   readonly config: DecoderConfig;
   readonly weights: WeightSource;
   readonly tokenizer: Tokenizer;
+  /** The tokenizer.json that the tokenizer was made of; for a GGUF file, the one that its metadata stands for. */
+  readonly tokenizerJson: unknown;
   readonly chatTemplate: ChatTemplate | undefined;
   /** `sha256:…` of the file (GGUF), or of the sorted list of its files' digests (folder). */
   readonly digest: string;

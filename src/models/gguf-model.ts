@@ -25,6 +25,16 @@ function unsupported(path: string, what: string): LoricaError {
   return new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${path}: unsupported ${what}`, { hint: 'Supported: GGUF files of the dense llama architecture.' });
 }
 
+/** The GGUF name of one of Hugging Face's; `hfName` undoes it. */
+export function ggufName(name: string): string {
+  const top = Object.entries(TOP_NAMES).find(([, hf]) => hf === name);
+  if (top !== undefined) return top[0];
+  const [, layer = '', module = '', kind = ''] = /^model\.layers\.(\d+)\.(.+)\.(weight|bias)$/.exec(name) ?? [];
+  const part = Object.entries(LAYER_NAMES).find(([, hf]) => hf === module);
+  if (part === undefined) throw new LoricaError('INTERNAL', 'GRAPH_INVALID', `tensor "${name}" has no place in a GGUF file`);
+  return `blk.${layer}.${part[0]}.${kind}`;
+}
+
 /** Hugging Face's name of a GGUF tensor; undefined for one that the Llama family doesn't have. */
 export function hfName(name: string): string | undefined {
   if (Object.hasOwn(TOP_NAMES, name)) return TOP_NAMES[name];
@@ -100,20 +110,37 @@ async function readRopeScaling(gguf: GgufFile, file: FileHandle, number: (key: s
 }
 
 /**
- * Undoes the reordering of a converter: row h·D + 2j + i of the file is row h·D + i·D/2 + j of [heads·D, columns].
- * Biases are the case of one column.
+ * The converter's order of rows: row h·D + 2j + i of the file is row h·D + i·D/2 + j of [heads·D, columns] in Hugging Face's
+ * half-rotated order. Biases are the case of one column.
  */
-export function unpermuteRows(rows: Float32Array, heads: number, headDim: number): Float32Array {
+function reorderRows(rows: Float32Array, heads: number, headDim: number, toFile: boolean): Float32Array {
   const columns = rows.length / (heads * headDim);
   const out = new Float32Array(rows.length);
   for (let head = 0; head < heads; head++) {
     for (let row = 0; row < headDim; row++) {
-      const from = (head * headDim + row) * columns;
-      const to = (head * headDim + (row & 1) * (headDim / 2) + (row >> 1)) * columns;
-      out.set(rows.subarray(from, from + columns), to);
+      const inFile = (head * headDim + row) * columns;
+      const inMemory = (head * headDim + (row & 1) * (headDim / 2) + (row >> 1)) * columns;
+      const from = toFile ? inMemory : inFile;
+      out.set(rows.subarray(from, from + columns), toFile ? inFile : inMemory);
     }
   }
   return out;
+}
+
+/** The rows of q and k as llama.cpp's converter writes them. */
+export function permuteRows(rows: Float32Array, heads: number, headDim: number): Float32Array {
+  return reorderRows(rows, heads, headDim, true);
+}
+
+/** Undoes `permuteRows`. */
+export function unpermuteRows(rows: Float32Array, heads: number, headDim: number): Float32Array {
+  return reorderRows(rows, heads, headDim, false);
+}
+
+/** How many heads a tensor's rows are ordered by; undefined for a tensor that isn't a weight or bias of q or k. */
+export function rotaryHeads(name: string, config: DecoderConfig): number | undefined {
+  const projection = /\.(q|k)_proj\.(weight|bias)$/.exec(name)?.[1];
+  return projection === undefined ? undefined : projection === 'q' ? config.heads : config.kvHeads;
 }
 
 /** The tensors of an open file. Throws CHECKPOINT_CORRUPT for a missing or misshapen one, MODEL_UNSUPPORTED for one too many. */
@@ -138,9 +165,8 @@ export function ggufWeights(gguf: GgufFile, file: FileHandle, config: DecoderCon
     storedAs: (name) => find(name).type.name,
     async float32(name) {
       const values = await readGgufFloat32(file, find(name), gguf.path);
-      const projection = /\.(q|k)_proj\.(weight|bias)$/.exec(name)?.[1];
-      if (projection === undefined) return values;
-      return unpermuteRows(values, projection === 'q' ? config.heads : config.kvHeads, config.headDim);
+      const heads = rotaryHeads(name, config);
+      return heads === undefined ? values : unpermuteRows(values, heads, config.headDim);
     },
   };
 }

@@ -4,22 +4,13 @@
  */
 import { LoricaError } from '../common/errors.js';
 import type { GgufValue } from '../tensor/gguf.js';
-import { GPT2_PATTERN, tokenizerError, type Json } from './tokenizer-spec.js';
+import { PRE_TOKENIZATIONS, preTokenizationJson } from './pre-tokenizers.js';
+import { tokenizerError, type Json } from './tokenizer-spec.js';
 
 type Metadata = ReadonlyMap<string, GgufValue>;
 
 /** Token types of the GGUF specification. */
 const TYPE = { unknown: 2, control: 3, userDefined: 4 } as const;
-
-const LLAMA3_PATTERN = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
-
-/** Split patterns, applied one after the other, by the name that llama.cpp gives them. */
-const PRE_TOKENIZERS: Readonly<Record<string, { readonly patterns: readonly string[]; readonly ignoreMerges: boolean }>> = {
-  'default': { patterns: [GPT2_PATTERN], ignoreMerges: false },
-  'gpt-2': { patterns: [GPT2_PATTERN], ignoreMerges: false },
-  'smollm': { patterns: [String.raw`\p{N}`, GPT2_PATTERN], ignoreMerges: false },
-  'llama-bpe': { patterns: [LLAMA3_PATTERN], ignoreMerges: true },
-};
 
 interface Vocabulary {
   readonly tokens: readonly string[];
@@ -87,26 +78,21 @@ function postProcessor(metadata: Metadata, tokens: readonly string[], addBos: bo
 
 function byteLevelJson(metadata: Metadata, vocabulary: Vocabulary, label: string): Json {
   const name = metadata.get('tokenizer.ggml.pre') ?? 'default';
-  const pre = typeof name === 'string' && Object.hasOwn(PRE_TOKENIZERS, name) ? PRE_TOKENIZERS[name] : undefined;
+  const pre = typeof name === 'string' && Object.hasOwn(PRE_TOKENIZATIONS, name) ? PRE_TOKENIZATIONS[name] : undefined;
   if (pre === undefined) {
     throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `the tokenizer of ${label} has the unsupported pre-tokenizer ${JSON.stringify(name)}`, {
-      hint: `Supported: ${Object.keys(PRE_TOKENIZERS).join(', ')}.`,
+      hint: `Supported: ${Object.keys(PRE_TOKENIZATIONS).join(', ')}.`,
     });
   }
+  const unknown = vocabulary.tokens[vocabulary.types.indexOf(TYPE.unknown)] ?? null;
+  const model = { vocab: vocabularyMap(vocabulary.tokens), merges: list(metadata, 'merges', 'string', label), unk_token: unknown, ignore_merges: pre.ignoreMerges };
   return {
     version: '1.0',
     added_tokens: addedTokens(vocabulary),
-    normalizer: null,
-    pre_tokenizer: {
-      type: 'Sequence',
-      pretokenizers: [
-        ...pre.patterns.map((pattern) => ({ type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false })),
-        { type: 'ByteLevel', add_prefix_space: false, trim_offsets: false, use_regex: false },
-      ],
-    },
-    post_processor: postProcessor(metadata, vocabulary.tokens, pre.ignoreMerges),
+    ...preTokenizationJson(pre),
+    post_processor: postProcessor(metadata, vocabulary.tokens, pre.addBos),
     decoder: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: false, use_regex: false },
-    model: { type: 'BPE', vocab: vocabularyMap(vocabulary.tokens), merges: list(metadata, 'merges', 'string', label), ignore_merges: pre.ignoreMerges },
+    model: { type: 'BPE', ...model },
   };
 }
 

@@ -4,6 +4,7 @@
  * Both become `Split` steps, whose patterns it translates faithfully. Anything but BPE is refused by name.
  */
 import { LoricaError } from '../common/errors.js';
+import { GPT2_PATTERN } from './pre-tokenizers.js';
 
 export type Json = Record<string, unknown>;
 
@@ -21,9 +22,6 @@ export interface TokenizerSpec {
   /** The whole file, as handed to the library. */
   readonly json: Json;
 }
-
-/** The pre-tokenization pattern of GPT-2. */
-export const GPT2_PATTERN = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
 
 export function tokenizerError(label: string, why: string, cause?: unknown): LoricaError {
   return new LoricaError('INVALID_ARGUMENT', 'TOKENIZER_INVALID', `the tokenizer of ${label} is not usable: ${why}`, cause === undefined ? {} : { cause });

@@ -9,15 +9,28 @@ import { byteLength, type DType } from './dtype.js';
 import type { HostTensor } from './host-tensor.js';
 
 const NAMES: Readonly<Record<DType, string>> = {
-  float64: 'F64', float32: 'F32', float16: 'F16', bfloat16: 'BF16', int64: 'I64', int32: 'I32', int16: 'I16', int8: 'I8',
-  uint64: 'U64', uint32: 'U32', uint16: 'U16', uint8: 'U8', bool: 'BOOL',
+  float64: 'F64',
+  float32: 'F32',
+  float16: 'F16',
+  bfloat16: 'BF16',
+  int64: 'I64',
+  int32: 'I32',
+  int16: 'I16',
+  int8: 'I8',
+  uint64: 'U64',
+  uint32: 'U32',
+  uint16: 'U16',
+  uint8: 'U8',
+  bool: 'BOOL',
 };
 
 type Tensors = ReadonlyMap<string, HostTensor>;
+/** What a tensor will be, before its data is at hand. */
+export type TensorLayout = ReadonlyMap<string, Pick<HostTensor, 'dtype' | 'shape'>>;
 type Metadata = Readonly<Record<string, string>>;
 
-/** Header (with its length prefix) and the tensors in file order. Wide dtypes come first so that every tensor is aligned to its element. */
-function layOut(tensors: Tensors, metadata: Metadata): { header: Uint8Array; ordered: HostTensor[] } {
+/** Header (with its length prefix) and the names of the tensors in file order. Wide dtypes come first so that every tensor is aligned to its element. */
+function layOut(tensors: TensorLayout, metadata: Metadata): { header: Uint8Array; ordered: string[] } {
   const names = [...tensors.keys()].sort((a, b) => {
     const width = (name: string): number => byteLength((tensors.get(name) as HostTensor).dtype, []);
     return width(b) - width(a) || (a < b ? -1 : 1);
@@ -26,15 +39,10 @@ function layOut(tensors: Tensors, metadata: Metadata): { header: Uint8Array; ord
   const keys = Object.keys(metadata).sort();
   if (keys.length > 0) entries['__metadata__'] = Object.fromEntries(keys.map((key) => [key, metadata[key]]));
   let at = 0;
-  const ordered: HostTensor[] = [];
   for (const name of names) {
-    const tensor = tensors.get(name) as HostTensor;
-    const end = at + byteLength(tensor.dtype, tensor.shape);
-    if (tensor.data.byteLength !== end - at) {
-      throw new LoricaError('INTERNAL', 'GRAPH_INVALID', `tensor "${name}" holds ${tensor.data.byteLength} bytes, its shape needs ${end - at}`);
-    }
-    entries[name] = { dtype: NAMES[tensor.dtype], shape: tensor.shape, data_offsets: [at, end] };
-    ordered.push(tensor);
+    const { dtype, shape } = tensors.get(name) as HostTensor;
+    const end = at + byteLength(dtype, shape);
+    entries[name] = { dtype: NAMES[dtype], shape, data_offsets: [at, end] };
     at = end;
   }
   let json = Buffer.from(JSON.stringify(entries), 'utf8');
@@ -42,46 +50,67 @@ function layOut(tensors: Tensors, metadata: Metadata): { header: Uint8Array; ord
   const header = new Uint8Array(8 + json.length);
   new DataView(header.buffer).setBigUint64(0, BigInt(json.length), true);
   header.set(json, 8);
-  return { header, ordered };
+  return { header, ordered: names };
 }
 
-function bytesOf(tensor: HostTensor): Uint8Array {
-  return new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
+/** The bytes of `data`, as many as the layout says. */
+function bytesOf(name: string, { dtype, shape }: Pick<HostTensor, 'dtype' | 'shape'>, data: HostTensor['data']): Uint8Array {
+  const needed = byteLength(dtype, shape);
+  if (data.byteLength !== needed) {
+    throw new LoricaError('INTERNAL', 'GRAPH_INVALID', `tensor "${name}" holds ${data.byteLength} bytes, its shape needs ${needed}`);
+  }
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
 /** The file's bytes in order, a piece a tensor, without copying any. */
 export function* safetensorsPieces(tensors: Tensors, metadata: Metadata = {}): Generator<Uint8Array> {
   const { header, ordered } = layOut(tensors, metadata);
   yield header;
-  for (const tensor of ordered) yield bytesOf(tensor);
+  for (const name of ordered) {
+    const tensor = tensors.get(name) as HostTensor;
+    yield bytesOf(name, tensor, tensor.data);
+  }
 }
 
 /** The whole file in memory. */
 export function encodeSafetensors(tensors: Tensors, metadata: Metadata = {}): Uint8Array {
-  const { header, ordered } = layOut(tensors, metadata);
-  const out = new Uint8Array(ordered.reduce((sum, tensor) => sum + tensor.data.byteLength, header.length));
-  out.set(header, 0);
-  let at = header.length;
-  for (const tensor of ordered) {
-    out.set(bytesOf(tensor), at);
-    at += tensor.data.byteLength;
+  const pieces = [...safetensorsPieces(tensors, metadata)];
+  const out = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    out.set(piece, at);
+    at += piece.length;
   }
   return out;
 }
 
 /** Writes `path` by way of a temporary file in the same folder, synced before the rename. A full disk is STORAGE_FULL and leaves nothing. */
 export async function writeSafetensors(path: string, tensors: Tensors, metadata: Metadata = {}): Promise<void> {
-  const { header, ordered } = layOut(tensors, metadata);
-  await writeAtomically(path, [header, ...ordered.map(bytesOf)]);
+  await writeAtomically(path, safetensorsPieces(tensors, metadata));
+}
+
+/** As `writeSafetensors` for tensors that `read` brings one by one, in the order of the file: one is in memory at a time. */
+export async function streamSafetensors(
+  path: string,
+  layout: TensorLayout,
+  read: (name: string) => Promise<HostTensor['data']>,
+  metadata: Metadata = {},
+): Promise<void> {
+  const pieces = async function* (): AsyncGenerator<Uint8Array> {
+    const { header, ordered } = layOut(layout, metadata);
+    yield header;
+    for (const name of ordered) yield bytesOf(name, layout.get(name) as HostTensor, await read(name));
+  };
+  await writeAtomically(path, pieces());
 }
 
 /** Writes the chunks to `path`, all or nothing. */
-export async function writeAtomically(path: string, chunks: readonly Uint8Array[]): Promise<void> {
+export async function writeAtomically(path: string, chunks: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<void> {
   const temporary = `${path}.${randomUUID()}.tmp`;
   try {
     const file = await open(temporary, 'wx');
     try {
-      for (const chunk of chunks) await file.writeFile(chunk);
+      for await (const chunk of chunks) await file.writeFile(chunk);
       await file.sync();
     } finally {
       await file.close();
@@ -97,7 +126,10 @@ export async function writeAtomically(path: string, chunks: readonly Uint8Array[
 export function storageError(path: string, cause: unknown): LoricaError {
   if (cause instanceof LoricaError) return cause;
   if (isStorageFull(cause)) {
-    return new LoricaError('RESOURCE_EXHAUSTED', 'STORAGE_FULL', `no space left to write ${path}`, { cause, hint: 'Free space and try again.' });
+    return new LoricaError('RESOURCE_EXHAUSTED', 'STORAGE_FULL', `no space left to write ${path}`, {
+      cause,
+      hint: 'Free space and try again.',
+    });
   }
   return new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `${path} can't be written: ${String(cause)}`, { cause });
 }

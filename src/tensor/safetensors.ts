@@ -11,14 +11,25 @@ import { toFloat32, type HostTensor } from './host-tensor.js';
 import { readAsFloat32 } from './read-float32.js';
 
 export { toFloat32 };
-export { encodeSafetensors, safetensorsPieces, writeSafetensors } from './safetensors-write.js';
+export { encodeSafetensors, safetensorsPieces, streamSafetensors, writeSafetensors } from './safetensors-write.js';
 
 /** A header may take at most this many bytes, the limit of the reference implementation. */
 export const MAX_HEADER_BYTES = 100_000_000;
 
 export const SAFETENSORS_DTYPES: Readonly<Record<string, DType>> = {
-  F64: 'float64', F32: 'float32', F16: 'float16', BF16: 'bfloat16', I64: 'int64', I32: 'int32', I16: 'int16', I8: 'int8',
-  U64: 'uint64', U32: 'uint32', U16: 'uint16', U8: 'uint8', BOOL: 'bool',
+  F64: 'float64',
+  F32: 'float32',
+  F16: 'float16',
+  BF16: 'bfloat16',
+  I64: 'int64',
+  I32: 'int32',
+  I16: 'int16',
+  I8: 'int8',
+  U64: 'uint64',
+  U32: 'uint32',
+  U16: 'uint16',
+  U8: 'uint8',
+  BOOL: 'bool',
 };
 
 export interface SafetensorsEntry {
@@ -79,7 +90,9 @@ function parseHeader(json: Uint8Array, fileBytes: number, label: string): Safete
   try {
     header = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(json));
   } catch (cause) {
-    throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${label} is not a valid safetensors file: the header is not JSON`, { cause });
+    throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${label} is not a valid safetensors file: the header is not JSON`, {
+      cause,
+    });
   }
   if (typeof header !== 'object' || header === null || Array.isArray(header)) throw corrupt(label, 'the header is not a JSON object');
   const tensors = new Map<string, SafetensorsEntry>();
@@ -150,7 +163,12 @@ export function parseSafetensors(bytes: Uint8Array, label = 'the upload'): Map<s
 export async function readTensorFloat32(file: SafetensorsFile, name: string, handle: FileHandle): Promise<Float32Array> {
   const entry = file.tensors.get(name);
   if (entry === undefined) throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${file.path} has no tensor "${name}"`);
-  const stored = { offsetBytes: entry.offsetBytes, elements: elementCount(entry.shape), blockElements: 1, blockBytes: DTYPES[entry.dtype].bytes };
+  const stored = {
+    offsetBytes: entry.offsetBytes,
+    elements: elementCount(entry.shape),
+    blockElements: 1,
+    blockBytes: DTYPES[entry.dtype].bytes,
+  };
   const convert = (bytes: Uint8Array, out: Float32Array): void => {
     const data = new DTYPES[entry.dtype].array(bytes.buffer, bytes.byteOffset, out.length);
     out.set(toFloat32({ dtype: entry.dtype, shape: [out.length], data }));

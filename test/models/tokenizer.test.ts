@@ -127,7 +127,7 @@ describe('a SentencePiece vocabulary, from GGUF metadata', () => {
 
   test.each<[string, Record<string, GgufValue>, string, RegExp]>([
     ['an unknown kind', { 'tokenizer.ggml.model': 'bert' }, 'MODEL_UNSUPPORTED', /"bert"/],
-    ['an unknown pre-tokenizer', { 'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'qwen2', 'tokenizer.ggml.merges': [] }, 'MODEL_UNSUPPORTED', /"qwen2"/],
+    ['an unknown pre-tokenizer', { 'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'tekken', 'tokenizer.ggml.merges': [] }, 'MODEL_UNSUPPORTED', /"tekken"/],
     ['no tokens', { 'tokenizer.ggml.tokens': [] }, 'TOKENIZER_INVALID', /0 tokens/],
     ['tokens that are no texts', { 'tokenizer.ggml.tokens': [1, 2] }, 'TOKENIZER_INVALID', /list of strings/],
     ['too few scores', { 'tokenizer.ggml.scores': [0] }, 'TOKENIZER_INVALID', /with 1 scores/],

@@ -1,0 +1,37 @@
+/**
+ * Checkpoints out: an opened base, or the base with an adapter or variant merged in, as a Hugging Face folder that transformers
+ * loads or as a GGUF file that llama.cpp loads. One tensor is in memory at a time; nothing half-written is left.
+ */
+import type { GgufStorage } from '../tensor/gguf-quantize.js';
+import type { Checkpoint } from './checkpoint-types.js';
+import { writeGgufModel } from './gguf-write.js';
+import { writeHfFolder } from './hf-folder-write.js';
+import { mergedWeights, type WeightChange } from './merged-weights.js';
+
+export type ExportFormat =
+  | { readonly kind: 'huggingFace'; readonly dtype: 'float32' | 'float16' | 'bfloat16' }
+  | { readonly kind: 'gguf'; readonly storage: GgufStorage };
+
+/**
+ * Writes `checkpoint`, with `change` merged in, to `path` (a folder for huggingFace, a file for gguf). Throws MODEL_UNSUPPORTED
+ * naming what the format can't hold, STORAGE_FULL or STORAGE_FAILED.
+ */
+export async function exportCheckpoint(checkpoint: Checkpoint, path: string, format: ExportFormat, change?: WeightChange): Promise<void> {
+  const { id, config, tokenizer, tokenizerJson, chatTemplate } = checkpoint;
+  const weights = change === undefined ? checkpoint.weights : mergedWeights(checkpoint.weights, change);
+  if (format.kind === 'gguf') {
+    const template = chatTemplate && { chatTemplate: chatTemplate.source };
+    await writeGgufModel(path, { name: id, config, weights, storage: format.storage, tokenizerJson, ...template });
+    return;
+  }
+  const text = (tokenId: number | undefined): string | null => (tokenId === undefined ? null : (tokenizer.token(tokenId) ?? null));
+  const tokenizerConfig = {
+    tokenizer_class: 'PreTrainedTokenizerFast',
+    bos_token: text(config.bosTokenId),
+    eos_token: text(config.eosTokenIds[0]),
+    model_max_length: config.maxPositionTokens,
+    clean_up_tokenization_spaces: false,
+    ...(chatTemplate && { chat_template: chatTemplate.source }),
+  };
+  await writeHfFolder(path, { config, tensors: weights, dtype: format.dtype, tokenizerJson, tokenizerConfig });
+}

@@ -1,0 +1,63 @@
+/**
+ * The weights of a base with an adapter or variant merged into them, computed tensor by tensor when asked for, so that a merged
+ * checkpoint can be written without a second copy of the model in memory. The base is never changed.
+ */
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
+import type { WeightSource } from './checkpoint-types.js';
+
+/** weight + scaling · b · a */
+export interface LowRankChange {
+  readonly rank: number;
+  readonly scaling: number;
+  /** [rank, in] */
+  readonly a: Float32Array;
+  /** [out, rank] */
+  readonly b: Float32Array;
+}
+
+export type WeightChange =
+  /** By module name, `model.layers.0.self_attn.q_proj`. */
+  | { readonly kind: 'lora'; readonly modules: ReadonlyMap<string, LowRankChange> }
+  /** Whole tensors by their Hugging Face name. */
+  | { readonly kind: 'variant'; readonly tensors: ReadonlyMap<string, HostTensor> };
+
+/** `change` must fit the base, as the adapter registry checks. */
+export function mergedWeights(base: Pick<WeightSource, 'float32'>, change: WeightChange): Pick<WeightSource, 'float32'> {
+  if (change.kind === 'variant') {
+    return {
+      float32(name) {
+        const tensor = change.tensors.get(name);
+        return tensor === undefined ? base.float32(name) : Promise.resolve(toFloat32(tensor));
+      },
+    };
+  }
+  return {
+    async float32(name) {
+      const weight = await base.float32(name);
+      const module = name.endsWith('.weight') ? change.modules.get(name.slice(0, -'.weight'.length)) : undefined;
+      if (module !== undefined) await addLowRank(weight, module);
+      return weight;
+    },
+  };
+}
+
+/** About 2 ms of work between turns of the event loop. */
+const PRODUCTS_PER_TURN = 1 << 21;
+
+/** weight [out, in] += scaling · b · a, each element summed in float64 and rounded once. */
+async function addLowRank(weight: Float32Array, { rank, scaling, a, b }: LowRankChange): Promise<void> {
+  const outputs = b.length / rank;
+  const inputs = a.length / rank;
+  const sums = new Float64Array(inputs);
+  const rowsPerTurn = Math.ceil(PRODUCTS_PER_TURN / a.length);
+  for (let out = 0; out < outputs; out++) {
+    if (out % rowsPerTurn === 0) await nextTurn();
+    sums.fill(0);
+    for (let r = 0; r < rank; r++) {
+      const factor = scaling * (b[out * rank + r] as number);
+      for (let i = 0; i < inputs; i++) sums[i] = (sums[i] as number) + factor * (a[r * inputs + i] as number);
+    }
+    for (let i = 0; i < inputs; i++) weight[out * inputs + i] = (weight[out * inputs + i] as number) + (sums[i] as number);
+  }
+}
