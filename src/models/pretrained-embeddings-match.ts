@@ -58,7 +58,7 @@ export async function matchTokens(texts: readonly TokenText[], source: WordVecto
     if (found !== undefined) {
       kinds.set(token, found.kind);
       rows.set(token, found.row);
-    } else if (prefixes && !bare && [...word].length >= MIN_PREFIX_CHARACTERS) {
+    } else if (prefixes && !bare && word.length >= MIN_PREFIX_CHARACTERS) {
       const lower = word.toLowerCase();
       open.set(lower, [...(open.get(lower) ?? []), token]);
     }

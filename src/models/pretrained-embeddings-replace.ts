@@ -4,7 +4,7 @@
  * defaults are in docs/decisions/0004-pretrained-embeddings.md.
  */
 import { invalidFields } from '../common/errors.js';
-import { Xoshiro128 } from '../common/random.js';
+import { gaussian, labelledStream } from '../common/random-streams.js';
 import { hostTensor, type HostTensor } from '../tensor/host-tensor.js';
 import type { DecoderConfig } from './config.js';
 import { EMBEDDING_WEIGHT, HEAD_WEIGHT } from './decoder.js';
@@ -62,7 +62,7 @@ export interface EmbeddingReplacement {
 
 /** Makes the new embedding. Throws INVALID_ARGUMENT / INVALID_FIELD with paths below `path`, CANCELLED. */
 export async function replaceEmbeddings(input: ReplaceEmbeddingsInput, path = 'embeddings'): Promise<EmbeddingReplacement> {
-  const { source, texts, original, hiddenSize: c } = input;
+  const { source, texts, original } = input;
   checkInput(input, path);
   let matches = await matchTokens(texts, source, false);
   const tokens = [...matches.kinds.keys()];
@@ -147,10 +147,9 @@ async function writeRows(input: ReplaceEmbeddingsInput, matches: TokenMatches, m
  * numbers, orthogonalized by Gram and Schmidt's method run twice.
  */
 export function orthogonalMap(d: number, c: number, seed: number): Float64Array {
-  const random = new Xoshiro128(seed);
-  const uniform = (): number => (random.nextUint32() + 0.5) / 2 ** 32;
+  const normal = gaussian(labelledStream(seed, 'embeddings/orthogonal'));
   const [count, size] = [Math.min(d, c), Math.max(d, c)];
-  const vectors = Float64Array.from({ length: count * size }, () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()));
+  const vectors = Float64Array.from({ length: count * size }, normal);
   const at = (i: number): Float64Array => vectors.subarray(i * size, (i + 1) * size);
   for (let i = 0; i < count; i++) {
     const vector = at(i);
