@@ -9,9 +9,17 @@ const SOURCES = [
   ['node_modules/grpc-health-check/proto'],
   ['node_modules/@grpc/reflection/build/proto/grpc'],
   // What errors carry.
-  ['node_modules/google-proto-files', '--path', 'node_modules/google-proto-files/google/rpc/error_details.proto', '--path', 'node_modules/google-proto-files/google/rpc/status.proto'],
+  [
+    'node_modules/google-proto-files',
+    '--path',
+    'node_modules/google-proto-files/google/rpc/error_details.proto',
+    '--path',
+    'node_modules/google-proto-files/google/rpc/status.proto',
+  ],
 ];
 
 // Serialized sets, one after the other, are their union: a repeated field of a protobuf message is concatenated when it is read.
-const sets = SOURCES.map((source) => execFileSync('node_modules/.bin/buf', ['build', ...source, '--as-file-descriptor-set', '-o', '-#format=binpb'], { maxBuffer: 1 << 26 }));
+const sets = SOURCES.map((source) =>
+  execFileSync('node_modules/.bin/buf', ['build', ...source, '--as-file-descriptor-set', '-o', '-#format=binpb'], { maxBuffer: 1 << 26 }),
+);
 writeFileSync('proto/descriptors.binpb', Buffer.concat(sets));

@@ -37,16 +37,39 @@ export async function call(method: string, options: CallOptions): Promise<void> 
   const settings = options.deadlineMs === undefined ? {} : { deadline: Date.now() + options.deadlineMs };
   try {
     if (definition.responseStream) {
-      for await (const answer of client.makeServerStreamRequest(definition.path, definition.requestSerialize, definition.responseDeserialize, requests[0]!, metadata, settings)) {
+      for await (const answer of client.makeServerStreamRequest(
+        definition.path,
+        definition.requestSerialize,
+        definition.responseDeserialize,
+        requests[0]!,
+        metadata,
+        settings,
+      )) {
         options.write(JSON.stringify(messages.toJson(answer, responseType)));
       }
       return;
     }
     const answer = await new Promise((resolve, reject) => {
       const done = (error: Error | null, value?: unknown): void => (error === null ? resolve(value) : reject(error));
-      if (!definition.requestStream) client.makeUnaryRequest(definition.path, definition.requestSerialize, definition.responseDeserialize, requests[0]!, metadata, settings, done);
+      if (!definition.requestStream)
+        client.makeUnaryRequest(
+          definition.path,
+          definition.requestSerialize,
+          definition.responseDeserialize,
+          requests[0]!,
+          metadata,
+          settings,
+          done,
+        );
       else {
-        const stream = client.makeClientStreamRequest(definition.path, definition.requestSerialize, definition.responseDeserialize, metadata, settings, done);
+        const stream = client.makeClientStreamRequest(
+          definition.path,
+          definition.requestSerialize,
+          definition.responseDeserialize,
+          metadata,
+          settings,
+          done,
+        );
         stream.on('error', () => undefined);
         for (const request of requests) stream.write(request);
         stream.end();
@@ -68,7 +91,9 @@ function findMethod(method: string, definitions: Readonly<Record<string, AnyDefi
   const definition = found?.[name] ?? Object.values(found ?? {}).find(({ originalName }) => originalName === name);
   if (definition !== undefined) return definition;
   const known = services.map(([key, one]) => `  ${key.replace('lorica.v1.', '')}: ${Object.keys(one).join(', ')}`).join('\n');
-  throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `there is no method ${JSON.stringify(method)}`, { hint: `Methods:\n${known}` });
+  throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `there is no method ${JSON.stringify(method)}`, {
+    hint: `Methods:\n${known}`,
+  });
 }
 
 async function readAll(input: AsyncIterable<Uint8Array | string>): Promise<string> {

@@ -32,13 +32,21 @@ export async function* examine(config: ServerConfig): AsyncGenerator<Finding> {
   yield* examineKeys(config);
   for (const [id, path] of config.models) yield await examineModel(id, path);
   if (config.embeddedModel !== undefined) yield await examineModel(config.embeddedModel.id, config.embeddedModel.path);
-  if (config.models.size === 0 && config.embeddedModel === undefined) yield warning('models', `none configured; for example lorica models pull ${CATALOGUE[0]?.id ?? ''}`);
+  if (config.models.size === 0 && config.embeddedModel === undefined)
+    yield warning('models', `none configured; for example lorica models pull ${CATALOGUE[0]?.id ?? ''}`);
 }
 
 async function* examineRuntime({ device, ortLibrary, threads }: ServerConfig): AsyncGenerator<Finding> {
   try {
-    const found = await inspectRuntime({ device, ...(ortLibrary === undefined ? {} : { libraryPath: ortLibrary }), ...(threads === undefined ? {} : { intraOpThreads: threads }) });
-    yield ok('onnxruntime', `${found.version}, ${found.providers.join(', ')}, ${found.threads} of ${found.usableProcessors} processors, ${found.libraryPath}`);
+    const found = await inspectRuntime({
+      device,
+      ...(ortLibrary === undefined ? {} : { libraryPath: ortLibrary }),
+      ...(threads === undefined ? {} : { intraOpThreads: threads }),
+    });
+    yield ok(
+      'onnxruntime',
+      `${found.version}, ${found.providers.join(', ')}, ${found.threads} of ${found.usableProcessors} processors, ${found.libraryPath}`,
+    );
     yield found.deviceProblem === undefined ? ok('device', found.device) : problem('device', `${found.device}: ${found.deviceProblem}`);
   } catch (error) {
     yield problem('onnxruntime', explain(error));

@@ -63,7 +63,11 @@ export class JsonMessages {
     for (const [key, value] of Object.entries(json)) {
       const field = type.field.find(({ name }) => name === key || camel(name) === key);
       const at = path === '' ? key : `${path}.${key}`;
-      if (field === undefined) violations.push({ field: at, description: `unknown field; ${type.name} has: ${type.field.map(({ name }) => camel(name)).join(', ') || 'none'}` });
+      if (field === undefined)
+        violations.push({
+          field: at,
+          description: `unknown field; ${type.name} has: ${type.field.map(({ name }) => camel(name)).join(', ') || 'none'}`,
+        });
       else if (value !== null) out[field.name] = this.fieldValue(value, field, type, at, violations);
     }
     return out;
@@ -100,7 +104,9 @@ export class JsonMessages {
       case 'TYPE_STRING':
         return typeof value === 'string' ? value : wrong('must be a text');
       case 'TYPE_BYTES':
-        return typeof value === 'string' && /^[A-Za-z0-9+/\-_]*={0,2}$/.test(value) ? Buffer.from(value, 'base64') : wrong('must be base64');
+        return typeof value === 'string' && /^[A-Za-z0-9+/\-_]*={0,2}$/.test(value)
+          ? Buffer.from(value, 'base64')
+          : wrong('must be base64');
     }
     const number = typeof value === 'string' && value.trim() !== '' ? Number(value) : value;
     if (typeof number !== 'number' || Number.isNaN(number)) return wrong('must be a number');
@@ -127,5 +133,11 @@ export class JsonMessages {
 
 function isMap(field: Field, type: MessageType): boolean {
   const entry = type.nestedType.find(({ name }) => name === field.typeName);
-  return field.label === 'LABEL_REPEATED' && entry !== undefined && entry.field.length === 2 && entry.field[0]?.name === 'key' && entry.field[1]?.name === 'value';
+  return (
+    field.label === 'LABEL_REPEATED' &&
+    entry !== undefined &&
+    entry.field.length === 2 &&
+    entry.field[0]?.name === 'key' &&
+    entry.field[1]?.name === 'value'
+  );
 }

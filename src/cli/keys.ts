@@ -14,10 +14,16 @@ export interface NewKey {
 }
 
 /** Into `config.keysFile` where one is set, else into the database. STORAGE_LOCKED while a server has the embedded database open. */
-export async function createKey(config: Pick<ServerConfig, 'keysFile' | 'databaseUrl' | 'dataDir'>, tenant: string, roles: readonly string[]): Promise<NewKey> {
+export async function createKey(
+  config: Pick<ServerConfig, 'keysFile' | 'databaseUrl' | 'dataDir'>,
+  tenant: string,
+  roles: readonly string[],
+): Promise<NewKey> {
   const wrong = roles.filter((role) => role !== 'tenant' && role !== 'operator');
   const violations = [
-    ...(isResourceId(tenant) ? [] : [{ field: '--tenant', description: 'must be lower-case letters, digits and hyphens, 1 to 63, starting with a letter' }]),
+    ...(isResourceId(tenant)
+      ? []
+      : [{ field: '--tenant', description: 'must be lower-case letters, digits and hyphens, 1 to 63, starting with a letter' }]),
     ...(roles.length > 0 && wrong.length === 0 ? [] : [{ field: '--role', description: 'must be tenant or operator' }]),
   ];
   if (violations.length > 0) throw invalidFields(violations);

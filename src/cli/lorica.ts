@@ -42,7 +42,9 @@ function run<A extends unknown[]>(work: (...args: A) => Promise<number | undefin
 }
 
 const ALL = SETTINGS.map(({ key }) => key);
-const program = new Command('lorica').description('Tunes, evaluates and serves adapters for language models over gRPC.').showHelpAfterError('(lorica --help shows all commands)');
+const program = new Command('lorica')
+  .description('Tunes, evaluates and serves adapters for language models over gRPC.')
+  .showHelpAfterError('(lorica --help shows all commands)');
 
 withSettings(program.command('serve').description('start the server'), ALL)
   .option('--model <id=path>', 'a base model; may be repeated, adds to --models', (value: string, all: string[]) => [...all, value], [])
@@ -50,7 +52,10 @@ withSettings(program.command('serve').description('start the server'), ALL)
     run(async (options: Record<string, unknown>) => {
       const flags = flagsOf(options);
       const named = options['model'] as string[];
-      const models = named.length === 0 ? {} : { models: [flags.models ?? process.env['LORICA_MODELS'] ?? '', ...named].filter((part) => part !== '').join(',') };
+      const models =
+        named.length === 0
+          ? {}
+          : { models: [flags.models ?? process.env['LORICA_MODELS'] ?? '', ...named].filter((part) => part !== '').join(',') };
       const config = loadConfig(process.env, { ...flags, ...models });
       const logger = createLogger(config.logLevel);
       // Loaded here only, so that other commands start without native code.
@@ -68,17 +73,27 @@ withSettings(program.command('call <method> [json]'), [])
   .option('--key <key>', 'API key [LORICA_API_KEY]', process.env['LORICA_API_KEY'])
   .option('--tenant <id>', 'tenant, for a server without keys')
   .option('--deadline <seconds>', 'give up after this time')
-  .addHelpText('after', '\nJSON: the request; "-" or nothing for a client stream reads a list, or one message a line, from the standard input.')
+  .addHelpText(
+    'after',
+    '\nJSON: the request; "-" or nothing for a client stream reads a list, or one message a line, from the standard input.',
+  )
   .action(
-    run(async (method: string, json: string | undefined, options: { address: string; key?: string; tenant?: string; deadline?: string }) => {
-      const { protoFolder } = loadConfig({});
-      await call(method, {
-        address: options.address, protoFolder, key: options.key, tenant: options.tenant,
-        deadlineMs: options.deadline === undefined ? undefined : Number(options.deadline) * 1000,
-        json: json ?? '', input: process.stdin, write: out,
-      });
-      return 0;
-    }),
+    run(
+      async (method: string, json: string | undefined, options: { address: string; key?: string; tenant?: string; deadline?: string }) => {
+        const { protoFolder } = loadConfig({});
+        await call(method, {
+          address: options.address,
+          protoFolder,
+          key: options.key,
+          tenant: options.tenant,
+          deadlineMs: options.deadline === undefined ? undefined : Number(options.deadline) * 1000,
+          json: json ?? '',
+          input: process.stdin,
+          write: out,
+        });
+        return 0;
+      },
+    ),
   );
 
 const models = program.command('models').description('models of the catalogue');
@@ -98,13 +113,21 @@ withSettings(models.command('pull <id>').description('fetch a model and print it
   }),
 );
 
-withSettings(program.command('keys').description('API keys').command('create').description('make a key; it is shown once'), ['keysFile', 'dataDir', 'databaseUrl'])
+withSettings(program.command('keys').description('API keys').command('create').description('make a key; it is shown once'), [
+  'keysFile',
+  'dataDir',
+  'databaseUrl',
+])
   .requiredOption('--tenant <id>', 'whose key it is')
   .option('--role <role>', 'tenant or operator; may be repeated (default tenant)', (value: string, all: string[]) => [...all, value], [])
   .action(
     run(async (options: Record<string, unknown>) => {
       const roles = options['role'] as string[];
-      const key = await createKey(loadConfig(process.env, flagsOf(options)), options['tenant'] as string, roles.length === 0 ? ['tenant'] : roles);
+      const key = await createKey(
+        loadConfig(process.env, flagsOf(options)),
+        options['tenant'] as string,
+        roles.length === 0 ? ['tenant'] : roles,
+      );
       process.stderr.write(`key of tenant ${key.tenant} (${key.roles.join(', ')}); its hash is in ${key.kept}; it is not shown again:\n`);
       out(key.secret);
       return 0;

@@ -12,12 +12,19 @@ export interface ModelsOutput {
 export function listModels(cacheDir: string | undefined, { write }: ModelsOutput): void {
   const folder = cacheDir ?? defaultModelCache();
   for (const { id, title, licence, bytes, file } of CATALOGUE) {
-    write(`${id}\n  ${title}\n  ${(bytes / 1e6).toFixed(0)} MB, ${licence}, ${existsSync(join(folder, file)) ? `in ${folder}` : 'not fetched yet'}`);
+    write(
+      `${id}\n  ${title}\n  ${(bytes / 1e6).toFixed(0)} MB, ${licence}, ${existsSync(join(folder, file)) ? `in ${folder}` : 'not fetched yet'}`,
+    );
   }
 }
 
 /** Writes the path of the model's file once it is there and verified. */
-export async function pull(id: string, cacheDir: string | undefined, signal: AbortSignal, { write, progress }: ModelsOutput): Promise<void> {
+export async function pull(
+  id: string,
+  cacheDir: string | undefined,
+  signal: AbortSignal,
+  { write, progress }: ModelsOutput,
+): Promise<void> {
   const result = await pullModel(id, {
     signal,
     ...(cacheDir === undefined ? {} : { cacheDir }),

@@ -18,10 +18,32 @@ export type { CallSettings, DeepPartial, Stub } from './stub.js';
 export type * from '../gen/lorica/v1/adapter_service.js';
 export type * from '../gen/lorica/v1/dataset_service.js';
 export type * from '../gen/lorica/v1/evaluate_service.js';
-export type { ClassifyRequest, ClassifyResponse, GenerateRequest, GenerateResponse, Sampling, Score, ScoreRequest, ScoreResponse, StreamGenerateRequest, StreamGenerateResponse } from '../gen/lorica/v1/generate_service.js';
+export type {
+  ClassifyRequest,
+  ClassifyResponse,
+  GenerateRequest,
+  GenerateResponse,
+  Sampling,
+  Score,
+  ScoreRequest,
+  ScoreResponse,
+  StreamGenerateRequest,
+  StreamGenerateResponse,
+} from '../gen/lorica/v1/generate_service.js';
 export { FinishReason } from '../gen/lorica/v1/generate_service.js';
 export { AdapterKind, DatasetFormat, ExampleKind, FindingSeverity, JobState, ModelOrigin } from '../gen/lorica/v1/resources.js';
-export type { Adapter, AdapterAlias, Comparison, Evaluation, EvaluationResult, EvaluationSpecification, Model, TargetResult, TuningJob, TuningResult } from '../gen/lorica/v1/resources.js';
+export type {
+  Adapter,
+  AdapterAlias,
+  Comparison,
+  Evaluation,
+  EvaluationResult,
+  EvaluationSpecification,
+  Model,
+  TargetResult,
+  TuningJob,
+  TuningResult,
+} from '../gen/lorica/v1/resources.js';
 export type { ServedBy, TokenUsage } from '../gen/lorica/v1/types.js';
 export type { TuningJobEvent, TuningStep } from '../gen/lorica/v1/tune_service.js';
 export { Component, LossScope, SavedActivations, ScheduleKind } from '../gen/lorica/v1/tuning.js';
@@ -43,7 +65,11 @@ export type DatasetsClient = Stub<typeof datasetMessages.DatasetServiceService> 
 };
 
 export type AdaptersClient = Stub<typeof adapterMessages.AdapterServiceService> & {
-  importAdapter(header: DeepPartial<adapterMessages.ImportAdapterHeader>, files: Readonly<Record<string, Uint8Array>>, settings?: CallSettings): Promise<AdapterVersion>;
+  importAdapter(
+    header: DeepPartial<adapterMessages.ImportAdapterHeader>,
+    files: Readonly<Record<string, Uint8Array>>,
+    settings?: CallSettings,
+  ): Promise<AdapterVersion>;
 };
 
 export interface LoricaClient {
@@ -82,7 +108,9 @@ export function connect(options: ConnectOptions): LoricaClient {
     },
     models: createStub(channel, modelMessages.ModelServiceService, modelMessages),
     ready: (timeoutMs) =>
-      new Promise((resolve, reject) => client.waitForReady(Date.now() + timeoutMs, (error) => (error === undefined ? resolve() : reject(error)))),
+      new Promise((resolve, reject) =>
+        client.waitForReady(Date.now() + timeoutMs, (error) => (error === undefined ? resolve() : reject(error))),
+      ),
     close: () => client.close(),
   };
 }

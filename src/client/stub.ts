@@ -73,7 +73,8 @@ export function callMetadata(channel: Channel, settings: CallSettings): Metadata
   return metadata;
 }
 
-export const callOptions = (settings: CallSettings): CallOptions => (settings.deadlineMs === undefined ? {} : { deadline: Date.now() + settings.deadlineMs });
+export const callOptions = (settings: CallSettings): CallOptions =>
+  settings.deadlineMs === undefined ? {} : { deadline: Date.now() + settings.deadlineMs };
 
 /** Cancels `call` when the signal aborts; returns what undoes it. */
 export function cancelOn(signal: AbortSignal | undefined, call: { cancel(): void }): () => void {
@@ -85,17 +86,32 @@ export function cancelOn(signal: AbortSignal | undefined, call: { cancel(): void
 
 async function unary(channel: Channel, method: Definition, request: unknown, settings: CallSettings): Promise<unknown> {
   return new Promise((resolve, reject) => {
-    const call = channel.client.makeUnaryRequest(method.path, method.requestSerialize, method.responseDeserialize, request, callMetadata(channel, settings), callOptions(settings), (error, value) => {
-      undo();
-      if (error === null) resolve(value);
-      else reject(toCallError(error));
-    });
+    const call = channel.client.makeUnaryRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      callMetadata(channel, settings),
+      callOptions(settings),
+      (error, value) => {
+        undo();
+        if (error === null) resolve(value);
+        else reject(toCallError(error));
+      },
+    );
     const undo = cancelOn(settings.signal, call);
   });
 }
 
 async function* streaming(channel: Channel, method: Definition, request: unknown, settings: CallSettings): AsyncGenerator {
-  const call = channel.client.makeServerStreamRequest(method.path, method.requestSerialize, method.responseDeserialize, request, callMetadata(channel, settings), callOptions(settings));
+  const call = channel.client.makeServerStreamRequest(
+    method.path,
+    method.requestSerialize,
+    method.responseDeserialize,
+    request,
+    callMetadata(channel, settings),
+    callOptions(settings),
+  );
   const undo = cancelOn(settings.signal, call);
   try {
     for await (const message of call) yield message;

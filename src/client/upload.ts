@@ -10,11 +10,17 @@ import { callMetadata, callOptions, cancelOn, type CallSettings, type Channel, t
 const CHUNK_BYTES = 1 << 20;
 
 function* chunksOf(bytes: Uint8Array): Generator<FileChunk> {
-  for (let offset = 0; offset < bytes.length; offset += CHUNK_BYTES) yield { offset, data: Buffer.from(bytes.subarray(offset, offset + CHUNK_BYTES)) };
+  for (let offset = 0; offset < bytes.length; offset += CHUNK_BYTES)
+    yield { offset, data: Buffer.from(bytes.subarray(offset, offset + CHUNK_BYTES)) };
 }
 
 /** Uploads a file as a dataset. The digest is added to the header, so that what is stored is what was sent. */
-export function uploadDataset(channel: Channel, header: DeepPartial<UploadDatasetHeader>, bytes: Uint8Array, settings: CallSettings = {}): Promise<Dataset> {
+export function uploadDataset(
+  channel: Channel,
+  header: DeepPartial<UploadDatasetHeader>,
+  bytes: Uint8Array,
+  settings: CallSettings = {},
+): Promise<Dataset> {
   const sha256 = createHash('sha256').update(bytes).digest('hex');
   const messages = function* (): Generator<UploadDatasetRequest> {
     yield { payload: { $case: 'header', value: UploadDatasetHeader.fromPartial({ sha256, ...header } as UploadDatasetHeader) } };
@@ -24,10 +30,16 @@ export function uploadDataset(channel: Channel, header: DeepPartial<UploadDatase
 }
 
 /** Imports an adapter's files by name, such as adapter_config.json and adapter_model.safetensors. */
-export function importAdapter(channel: Channel, header: DeepPartial<ImportAdapterHeader>, files: Readonly<Record<string, Uint8Array>>, settings: CallSettings = {}): Promise<AdapterVersion> {
+export function importAdapter(
+  channel: Channel,
+  header: DeepPartial<ImportAdapterHeader>,
+  files: Readonly<Record<string, Uint8Array>>,
+  settings: CallSettings = {},
+): Promise<AdapterVersion> {
   const messages = function* (): Generator<ImportAdapterRequest> {
     yield { payload: { $case: 'header', value: ImportAdapterHeader.fromPartial(header as ImportAdapterHeader) } };
-    for (const [file, bytes] of Object.entries(files)) for (const chunk of chunksOf(bytes)) yield { payload: { $case: 'chunk', value: { file, chunk } } };
+    for (const [file, bytes] of Object.entries(files))
+      for (const chunk of chunksOf(bytes)) yield { payload: { $case: 'chunk', value: { file, chunk } } };
   };
   return send<ImportAdapterRequest, AdapterVersion>(channel, AdapterServiceService.importAdapter, messages(), settings);
 }
@@ -43,12 +55,19 @@ async function send<Q, R>(channel: Channel, method: Definition<Q, R>, messages: 
   let wake: () => void = () => undefined;
   let undo: () => void = () => undefined;
   const answer = new Promise<R>((resolve, reject) => {
-    const call = channel.client.makeClientStreamRequest(method.path, method.requestSerialize, method.responseDeserialize, callMetadata(channel, settings), callOptions(settings), (error, value) => {
-      ended = true;
-      wake();
-      if (error === null) resolve(value as R);
-      else reject(toCallError(error));
-    });
+    const call = channel.client.makeClientStreamRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      callMetadata(channel, settings),
+      callOptions(settings),
+      (error, value) => {
+        ended = true;
+        wake();
+        if (error === null) resolve(value as R);
+        else reject(toCallError(error));
+      },
+    );
     // A stream that the server has ended already: its status comes through the callback.
     call.on('error', () => undefined);
     undo = cancelOn(settings.signal, call);

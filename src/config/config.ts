@@ -54,23 +54,113 @@ export interface Setting {
 }
 
 export const SETTINGS = [
-  { key: 'listen', flag: '--listen <host:port>', variable: 'LORICA_LISTEN', fallback: '127.0.0.1:50051', text: 'gRPC address; without keys only a loopback address is served' },
-  { key: 'metricsListen', flag: '--metrics-listen <host:port>', variable: 'LORICA_METRICS_LISTEN', fallback: '127.0.0.1:9464', text: 'HTTP address of /metrics, /healthz, /readyz' },
-  { key: 'dataDir', flag: '--data-dir <folder>', variable: 'LORICA_DATA_DIR', fallback: './.lorica', text: 'folder of the embedded database and of all stored bytes' },
-  { key: 'databaseUrl', flag: '--database-url <url>', variable: 'LORICA_DATABASE_URL', fallback: '', text: 'PostgreSQL instead of the embedded database' },
-  { key: 'models', flag: '--models <id=path,…>', variable: 'LORICA_MODELS', fallback: '', text: 'base models: Hugging Face folders or .gguf files' },
-  { key: 'modelCache', flag: '--model-cache <folder>', variable: 'LORICA_MODEL_CACHE', fallback: '', text: 'where catalogue models are kept (default ~/.cache/lorica/models)' },
+  {
+    key: 'listen',
+    flag: '--listen <host:port>',
+    variable: 'LORICA_LISTEN',
+    fallback: '127.0.0.1:50051',
+    text: 'gRPC address; without keys only a loopback address is served',
+  },
+  {
+    key: 'metricsListen',
+    flag: '--metrics-listen <host:port>',
+    variable: 'LORICA_METRICS_LISTEN',
+    fallback: '127.0.0.1:9464',
+    text: 'HTTP address of /metrics, /healthz, /readyz',
+  },
+  {
+    key: 'dataDir',
+    flag: '--data-dir <folder>',
+    variable: 'LORICA_DATA_DIR',
+    fallback: './.lorica',
+    text: 'folder of the embedded database and of all stored bytes',
+  },
+  {
+    key: 'databaseUrl',
+    flag: '--database-url <url>',
+    variable: 'LORICA_DATABASE_URL',
+    fallback: '',
+    text: 'PostgreSQL instead of the embedded database',
+  },
+  {
+    key: 'models',
+    flag: '--models <id=path,…>',
+    variable: 'LORICA_MODELS',
+    fallback: '',
+    text: 'base models: Hugging Face folders or .gguf files',
+  },
+  {
+    key: 'modelCache',
+    flag: '--model-cache <folder>',
+    variable: 'LORICA_MODEL_CACHE',
+    fallback: '',
+    text: 'where catalogue models are kept (default ~/.cache/lorica/models)',
+  },
   { key: 'device', flag: '--device <name>', variable: 'LORICA_DEVICE', fallback: 'cpu', text: 'cpu or cuda:N' },
-  { key: 'ortLibrary', flag: '--ort-library <path>', variable: 'LORICA_ORT_LIBRARY', fallback: '', text: 'another build of ONNX Runtime, such as one with CUDA' },
-  { key: 'threads', flag: '--threads <n>', variable: 'LORICA_THREADS', fallback: '', text: 'threads of the runtime (default: usable processors)' },
+  {
+    key: 'ortLibrary',
+    flag: '--ort-library <path>',
+    variable: 'LORICA_ORT_LIBRARY',
+    fallback: '',
+    text: 'another build of ONNX Runtime, such as one with CUDA',
+  },
+  {
+    key: 'threads',
+    flag: '--threads <n>',
+    variable: 'LORICA_THREADS',
+    fallback: '',
+    text: 'threads of the runtime (default: usable processors)',
+  },
   { key: 'keysFile', flag: '--keys-file <path>', variable: 'LORICA_KEYS_FILE', fallback: '', text: 'JSON list of hashed API keys' },
-  { key: 'servingForm', flag: '--serving-form <form>', variable: 'LORICA_SERVING_FORM', fallback: 'int8', text: 'weights while serving: int8 or float32' },
-  { key: 'maxSequences', flag: '--max-sequences <n>', variable: 'LORICA_MAX_SEQUENCES', fallback: '8', text: 'sequences in one batch, 1 to 256' },
-  { key: 'maxContext', flag: '--max-context <tokens>', variable: 'LORICA_MAX_CONTEXT', fallback: '1024', text: 'prompt and completion of one sequence, 16 to 1048576' },
-  { key: 'maxDatasetMegabytes', flag: '--max-dataset-megabytes <n>', variable: 'LORICA_MAX_DATASET_MEGABYTES', fallback: '256', text: 'largest dataset, 1 to 65536' },
-  { key: 'maxAdapterMegabytes', flag: '--max-adapter-megabytes <n>', variable: 'LORICA_MAX_ADAPTER_MEGABYTES', fallback: '4096', text: 'largest imported adapter, 1 to 65536' },
-  { key: 'grace', flag: '--grace <seconds>', variable: 'LORICA_GRACE', fallback: '20', text: 'how long running generations may go on after SIGTERM, 0 to 3600' },
-  { key: 'logLevel', flag: '--log-level <level>', variable: 'LORICA_LOG_LEVEL', fallback: 'info', text: 'debug, info, warn, error or silent' },
+  {
+    key: 'servingForm',
+    flag: '--serving-form <form>',
+    variable: 'LORICA_SERVING_FORM',
+    fallback: 'int8',
+    text: 'weights while serving: int8 or float32',
+  },
+  {
+    key: 'maxSequences',
+    flag: '--max-sequences <n>',
+    variable: 'LORICA_MAX_SEQUENCES',
+    fallback: '8',
+    text: 'sequences in one batch, 1 to 256',
+  },
+  {
+    key: 'maxContext',
+    flag: '--max-context <tokens>',
+    variable: 'LORICA_MAX_CONTEXT',
+    fallback: '1024',
+    text: 'prompt and completion of one sequence, 16 to 1048576',
+  },
+  {
+    key: 'maxDatasetMegabytes',
+    flag: '--max-dataset-megabytes <n>',
+    variable: 'LORICA_MAX_DATASET_MEGABYTES',
+    fallback: '256',
+    text: 'largest dataset, 1 to 65536',
+  },
+  {
+    key: 'maxAdapterMegabytes',
+    flag: '--max-adapter-megabytes <n>',
+    variable: 'LORICA_MAX_ADAPTER_MEGABYTES',
+    fallback: '4096',
+    text: 'largest imported adapter, 1 to 65536',
+  },
+  {
+    key: 'grace',
+    flag: '--grace <seconds>',
+    variable: 'LORICA_GRACE',
+    fallback: '20',
+    text: 'how long running generations may go on after SIGTERM, 0 to 3600',
+  },
+  {
+    key: 'logLevel',
+    flag: '--log-level <level>',
+    variable: 'LORICA_LOG_LEVEL',
+    fallback: 'info',
+    text: 'debug, info, warn, error or silent',
+  },
 ] as const satisfies readonly Setting[];
 
 export type SettingKey = (typeof SETTINGS)[number]['key'];
@@ -101,13 +191,15 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
   const integer = (key: SettingKey, least: number, most: number): number => {
     const { value, name } = get(key);
     const number = Number(value);
-    if (!/^\d+$/.test(value) || number < least || number > most) violations.push({ field: name, description: `must be a whole number from ${least} to ${most}, not ${JSON.stringify(value)}` });
+    if (!/^\d+$/.test(value) || number < least || number > most)
+      violations.push({ field: name, description: `must be a whole number from ${least} to ${most}, not ${JSON.stringify(value)}` });
     return number;
   };
   const address = (key: SettingKey): Address => {
     const { value, name } = get(key);
     const parsed = parseAddress(value);
-    if (parsed === undefined) violations.push({ field: name, description: `must be host:port (IPv6 in brackets), not ${JSON.stringify(value)}` });
+    if (parsed === undefined)
+      violations.push({ field: name, description: `must be host:port (IPv6 in brackets), not ${JSON.stringify(value)}` });
     return parsed ?? { host: '', port: 0 };
   };
 
@@ -126,7 +218,11 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
     ortLibrary: path('ortLibrary'),
     threads: optional('threads') === undefined ? undefined : integer('threads', 1, 1024),
     keysFile: path('keysFile'),
-    servingForm: pick('servingForm', (value): value is ServerConfig['servingForm'] => value === 'int8' || value === 'float32', 'int8 or float32'),
+    servingForm: pick(
+      'servingForm',
+      (value): value is ServerConfig['servingForm'] => value === 'int8' || value === 'float32',
+      'int8 or float32',
+    ),
     maxSequences: integer('maxSequences', 1, 256),
     maxContextTokens: integer('maxContext', 16, 1_048_576),
     maxDatasetBytes: integer('maxDatasetMegabytes', 1, 65_536) * 1_048_576,
@@ -156,10 +252,17 @@ export const formatAddress = ({ host, port }: Address): string => `${host.includ
 
 function readModels({ value, name }: { value: string; name: string }, violations: FieldViolation[]): Map<string, string> {
   const models = new Map<string, string>();
-  for (const entry of value.split(',').map((part) => part.trim()).filter((part) => part !== '')) {
+  for (const entry of value
+    .split(',')
+    .map((part) => part.trim())
+    .filter((part) => part !== '')) {
     const at = entry.indexOf('=');
     const id = entry.slice(0, Math.max(at, 0));
-    if (!/^[a-z0-9][a-z0-9._-]{0,62}$/.test(id) || at === entry.length - 1) violations.push({ field: name, description: `must be id=path, the id of lower-case letters, digits, dots, underscores and hyphens, not ${JSON.stringify(entry)}` });
+    if (!/^[a-z0-9][a-z0-9._-]{0,62}$/.test(id) || at === entry.length - 1)
+      violations.push({
+        field: name,
+        description: `must be id=path, the id of lower-case letters, digits, dots, underscores and hyphens, not ${JSON.stringify(entry)}`,
+      });
     else if (models.has(id)) violations.push({ field: name, description: `names ${id} twice` });
     else models.set(id, resolve(entry.slice(at + 1)));
   }

@@ -15,7 +15,14 @@ export interface EvaluationHandlerDependencies {
   readonly maxContextTokens: number;
 }
 
-export function evaluationHandler({ models, datasets, targets, engine, metrics, maxContextTokens }: EvaluationHandlerDependencies): JobHandler {
+export function evaluationHandler({
+  models,
+  datasets,
+  targets,
+  engine,
+  metrics,
+  maxContextTokens,
+}: EvaluationHandlerDependencies): JobHandler {
   return async (context): Promise<EvaluationOutcome> => {
     const { job, signal } = context;
     const { tenant } = job;

@@ -13,7 +13,10 @@ export interface ImportedModel {
 }
 
 export class ImportedModels {
-  private constructor(private readonly file: string, private entries: ReadonlyMap<string, ImportedModel>) {}
+  private constructor(
+    private readonly file: string,
+    private entries: ReadonlyMap<string, ImportedModel>,
+  ) {}
 
   /** DATA_LOSS / STORAGE_FAILED when the file is damaged. */
   static async open(dataDir: string): Promise<ImportedModels> {
@@ -28,7 +31,10 @@ export class ImportedModels {
     try {
       return new ImportedModels(file, new Map(Object.entries(JSON.parse(text) as Record<string, ImportedModel>)));
     } catch (cause) {
-      throw new LoricaError('DATA_LOSS', 'STORAGE_FAILED', `${file} is damaged`, { hint: 'Remove it and import the models again; adapters are not affected.', cause });
+      throw new LoricaError('DATA_LOSS', 'STORAGE_FAILED', `${file} is damaged`, {
+        hint: 'Remove it and import the models again; adapters are not affected.',
+        cause,
+      });
     }
   }
 

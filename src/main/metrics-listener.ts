@@ -12,9 +12,15 @@ export interface MetricsListener {
 }
 
 /** `refresh` brings gauges up to date that are read from stores; called before each scrape. */
-export async function listenForMetrics(address: Address, metrics: Metrics, refresh: () => Promise<void>, isReady: () => boolean): Promise<MetricsListener> {
+export async function listenForMetrics(
+  address: Address,
+  metrics: Metrics,
+  refresh: () => Promise<void>,
+  isReady: () => boolean,
+): Promise<MetricsListener> {
   const server = createServer((request, response) => {
-    const reply = (status: number, body: string, type = 'text/plain; charset=utf-8'): void => void response.writeHead(status, { 'content-type': type }).end(body);
+    const reply = (status: number, body: string, type = 'text/plain; charset=utf-8'): void =>
+      void response.writeHead(status, { 'content-type': type }).end(body);
     const path = (request.url ?? '/').split('?')[0];
     if (request.method !== 'GET' && request.method !== 'HEAD') reply(405, 'only GET\n');
     else if (path === '/healthz') reply(200, 'ok\n');

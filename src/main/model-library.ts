@@ -81,10 +81,16 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
     return this.alone(() => this.register(id, path));
   }
 
-  async importCatalogue(catalogueId: string, id: string | undefined, onProgress: (progress: ImportProgress) => void, signal: AbortSignal): Promise<ModelInfo> {
+  async importCatalogue(
+    catalogueId: string,
+    id: string | undefined,
+    onProgress: (progress: ImportProgress) => void,
+    signal: AbortSignal,
+  ): Promise<ModelInfo> {
     const pulled = await pullModel(catalogueId, {
       ...(this.options.modelCache === undefined ? {} : { cacheDir: this.options.modelCache }),
-      onProgress: ({ source, phase, bytes, totalBytes }) => onProgress({ phase: `${phase} from ${source}`, bytesDone: bytes, bytesTotal: totalBytes }),
+      onProgress: ({ source, phase, bytes, totalBytes }) =>
+        onProgress({ phase: `${phase} from ${source}`, bytesDone: bytes, bytesTotal: totalBytes }),
       signal,
     });
     return this.alone(() => this.register(id ?? catalogueId, pulled.path, pulled.digest));
@@ -94,7 +100,10 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
     return this.alone(async () => {
       const { info, checkpoint } = this.entry(id);
       if (info.origin !== 'imported') {
-        throw new LoricaError('FAILED_PRECONDITION', 'MODEL_NOT_FOUND', `${modelName(id)} is ${info.origin}, not imported`, { hint: 'Take it out of LORICA_MODELS instead.', metadata: { resource: modelName(id) } });
+        throw new LoricaError('FAILED_PRECONDITION', 'MODEL_NOT_FOUND', `${modelName(id)} is ${info.origin}, not imported`, {
+          hint: 'Take it out of LORICA_MODELS instead.',
+          metadata: { resource: modelName(id) },
+        });
       }
       await this.options.imported.delete(id);
       this.entries.delete(id);
@@ -112,7 +121,10 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
   private entry(id: string): Entry {
     const entry = this.entries.get(id);
     if (entry !== undefined) return entry;
-    throw new LoricaError('NOT_FOUND', 'MODEL_NOT_FOUND', `${modelName(id)} does not exist`, { hint: `Models here: ${[...this.entries.keys()].sort().join(', ') || 'none'}.`, metadata: { resource: modelName(id) } });
+    throw new LoricaError('NOT_FOUND', 'MODEL_NOT_FOUND', `${modelName(id)} does not exist`, {
+      hint: `Models here: ${[...this.entries.keys()].sort().join(', ') || 'none'}.`,
+      metadata: { resource: modelName(id) },
+    });
   }
 
   private async tryOpen(id: string, path: string, origin: 'imported' | 'embedded'): Promise<void> {
@@ -131,7 +143,10 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
     if (existing?.checkpoint !== undefined) {
       await entry.checkpoint?.close();
       if (existing.info.digest === entry.info.digest) return existing.info;
-      throw new LoricaError('ALREADY_EXISTS', 'ALREADY_EXISTS', `${modelName(id)} exists with other files (${existing.info.digest})`, { hint: 'Choose another id, or delete the model first.', metadata: { resource: modelName(id) } });
+      throw new LoricaError('ALREADY_EXISTS', 'ALREADY_EXISTS', `${modelName(id)} exists with other files (${existing.info.digest})`, {
+        hint: 'Choose another id, or delete the model first.',
+        metadata: { resource: modelName(id) },
+      });
     }
     await this.options.imported.set(id, { path: await realpath(path), digest: entry.info.digest });
     this.entries.set(id, entry);
@@ -146,7 +161,18 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
   }
 }
 
-const NOTHING = { digest: '', family: '', parameters: 0, layers: 0, hiddenSize: 0, vocabSize: 0, maxPositionTokens: 0, hasChatTemplate: false, storedAs: '', bytes: 0 } as const;
+const NOTHING = {
+  digest: '',
+  family: '',
+  parameters: 0,
+  layers: 0,
+  hiddenSize: 0,
+  vocabSize: 0,
+  maxPositionTokens: 0,
+  hasChatTemplate: false,
+  storedAs: '',
+  bytes: 0,
+} as const;
 
 async function openEntry(id: string, path: string, origin: ModelInfo['origin'], knownDigest?: string): Promise<Entry> {
   const checkpoint = await openCheckpoint(path, { id, ...(knownDigest === undefined ? {} : { knownDigest }) });

@@ -1,12 +1,12 @@
 /**
- * Wires the layers into one process, starts it and stops it. Start order: storage, runtime, models, engine, jobs, services, ports;
- * stop is graceful and runs the other way round.
+ * Wires the layers into one process, starts it and stops it. Start order: metrics port (alive, not ready), storage, runtime, models,
+ * engine, jobs, services, gRPC port; stop is graceful and runs the other way round.
  * Invariants: without keys only loopback is listened on; health is SERVING only while calls are taken; a stop loses no job
  * (running ones are queued again) and ends every call with a status.
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ServerCredentials, type Server } from '@grpc/grpc-js';
+import { logVerbosity, ServerCredentials, setLogger, setLogVerbosity, type Server } from '@grpc/grpc-js';
 import { AdapterRegistry } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import { createLogger, type Logger } from '../common/logger.js';
@@ -53,61 +53,98 @@ export async function startServer(config: ServerConfig, options: { readonly logg
 }
 
 async function start(config: ServerConfig, logger: Logger, opened: CloseStack): Promise<RunningServer> {
+  sendGrpcLogs(logger);
+  const metrics = createMetrics();
+  let ready = false;
+  let refresh = (): Promise<void> => Promise.resolve();
+  const http = await listenForMetrics(
+    config.metricsListen,
+    metrics,
+    () => refresh(),
+    () => ready,
+  );
+  opened.push('metrics', () => http.close());
   await mkdir(config.dataDir, { recursive: true });
   const database = await openDatabase(config.databaseUrl === undefined ? { dataDir: config.dataDir } : { url: config.databaseUrl });
   opened.push('database', () => database.close());
   const tenants = await TenantStore.open(database, config.keysFile === undefined ? {} : { keysFile: config.keysFile });
   const authenticate = await chooseAuthentication(config, tenants, logger);
 
-  const metrics = createMetrics();
   const runtime = Runtime.open({
-    device: config.device, logger,
+    device: config.device,
+    logger,
     ...(config.ortLibrary === undefined ? {} : { libraryPath: config.ortLibrary }),
     ...(config.threads === undefined ? {} : { intraOpThreads: config.threads }),
   });
   opened.push('runtime', () => runtime.close());
-  opened.push('runtime metrics', runtime.onRun(({ lane, ranMs }) => metrics.runtimeRunSeconds.observe({ lane }, ranMs / 1000)));
+  opened.push(
+    'runtime metrics',
+    runtime.onRun(({ lane, ranMs }) => metrics.runtimeRunSeconds.observe({ lane }, ranMs / 1000)),
+  );
 
   const models = await FileModelLibrary.open({
-    configured: config.models, embedded: config.embeddedModel, imported: await ImportedModels.open(config.dataDir),
-    modelCache: config.modelCache, maxContextTokens: config.maxContextTokens, logger,
+    configured: config.models,
+    embedded: config.embeddedModel,
+    imported: await ImportedModels.open(config.dataDir),
+    modelCache: config.modelCache,
+    maxContextTokens: config.maxContextTokens,
+    logger,
   });
   opened.push('models', () => models.close());
   const stores = await openStores(config, database, metrics, opened);
   const engine = new Engine({
-    runtime, models, metrics, logger,
+    runtime,
+    models,
+    metrics,
+    logger,
     options: { servingForm: config.servingForm, maxSequences: config.maxSequences, maxContextTokens: config.maxContextTokens },
   });
   opened.push('engine', () => engine.stop({ graceMs: 0 }));
   const targets = new Targets(models, stores.adapters);
   const jobs = await JobStore.open(database, { requestIds: stores.requestIds, logger });
   opened.push('job store', () => jobs.close());
-  const runner = new JobRunner(jobs, {
-    tuning: tuningHandler({ models, ...stores, host: new TrainingHost(runtime), metrics }),
-    evaluation: evaluationHandler({ models, ...stores, targets, engine, metrics, maxContextTokens: config.maxContextTokens }),
-  }, { logger });
+  const runner = new JobRunner(
+    jobs,
+    {
+      tuning: tuningHandler({ models, ...stores, host: new TrainingHost(runtime), metrics }),
+      evaluation: evaluationHandler({ models, ...stores, targets, engine, metrics, maxContextTokens: config.maxContextTokens }),
+    },
+    { logger },
+  );
 
   const draining = new AbortController();
   const { server, setServing } = createServices({
-    authenticate, metrics, logger, jobs, models, engine, draining: draining.signal, ...stores,
-    planner: tuningPlanner(models), requests: stores.requestIds, protoFolder: config.protoFolder,
-    maxDatasetBytes: config.maxDatasetBytes, maxAdapterBytes: config.maxAdapterBytes,
+    authenticate,
+    metrics,
+    logger,
+    jobs,
+    models,
+    engine,
+    draining: draining.signal,
+    ...stores,
+    planner: tuningPlanner(models),
+    requests: stores.requestIds,
+    protoFolder: config.protoFolder,
+    maxDatasetBytes: config.maxDatasetBytes,
+    maxAdapterBytes: config.maxAdapterBytes,
   });
   opened.push('grpc', () => server.forceShutdown());
-  let ready = false;
-  const refresh = async (): Promise<void> => {
+  refresh = async (): Promise<void> => {
     metrics.jobs.reset();
     for (const { kind, state, count } of await jobs.counts()) metrics.jobs.set({ kind, state }, count);
   };
-  const http = await listenForMetrics(config.metricsListen, metrics, refresh, () => ready);
-  opened.push('metrics', () => http.close());
   await runner.start();
   opened.push('jobs', () => runner.stop({ graceMs: 0 }));
   const port = await bind(server, config.listen);
   setServing(true);
   ready = true;
   const address = formatAddress({ host: config.listen.host, port });
-  logger.info('serving', { address, metricsAddress: http.address, models: (await models.list()).map(({ id }) => id), dataDir: config.dataDir });
+  logger.info('serving', {
+    address,
+    metricsAddress: http.address,
+    models: (await models.list()).map(({ id }) => id),
+    dataDir: config.dataDir,
+  });
 
   const shutDown = async (): Promise<void> => {
     logger.info('stopping', { graceMs: config.graceMs });
@@ -133,7 +170,10 @@ async function openStores(config: ServerConfig, database: Database, metrics: Met
   const blobs = await openFolderBlobStore(join(config.dataDir, 'blobs'));
   const ledger = new BlobLedger(database, blobs);
   const adapters = new AdapterRegistry(database, blobs, ledger);
-  opened.push('alias metrics', adapters.onAliasMoved(({ tenant }) => metrics.aliasMovesTotal.inc({ tenant })));
+  opened.push(
+    'alias metrics',
+    adapters.onAliasMoved(({ tenant }) => metrics.aliasMovesTotal.inc({ tenant })),
+  );
   return { datasets: new DatasetStore(database, blobs, ledger), adapters, requestIds: new RequestIds(database) };
 }
 
@@ -144,14 +184,32 @@ async function chooseAuthentication(config: ServerConfig, tenants: TenantStore, 
     logger.warn('no API keys: every local caller is trusted', { tenantFrom: 'x-lorica-tenant' });
     return authenticateForDevelopment();
   }
-  throw new LoricaError('FAILED_PRECONDITION', 'UNAUTHENTICATED', `${formatAddress(config.listen)} can be reached from other machines, and there are no API keys`, {
-    hint: 'Create one with `lorica keys create --tenant NAME` (or give --keys-file), or listen on 127.0.0.1.',
-  });
+  throw new LoricaError(
+    'FAILED_PRECONDITION',
+    'UNAUTHENTICATED',
+    `${formatAddress(config.listen)} can be reached from other machines, and there are no API keys`,
+    {
+      hint: 'Create one with `lorica keys create --tenant NAME` (or give --keys-file), or listen on 127.0.0.1.',
+    },
+  );
 }
 
 function bind(server: Server, address: Address): Promise<number> {
   return new Promise((resolve, reject) => {
-    server.bindAsync(formatAddress(address), ServerCredentials.createInsecure(), (error, port) => (error === null ? resolve(port) : reject(addressInUse('LORICA_LISTEN', address, error))));
+    server.bindAsync(formatAddress(address), ServerCredentials.createInsecure(), (error, port) =>
+      error === null ? resolve(port) : reject(addressInUse('LORICA_LISTEN', address, error)),
+    );
+  });
+}
+
+/** What grpc-js would print goes to the log instead, as one JSON object a line. */
+function sendGrpcLogs(logger: Logger): void {
+  const text = (parts: readonly unknown[]): string => parts.map(String).join(' ');
+  setLogVerbosity(logVerbosity.ERROR);
+  setLogger({
+    error: (...parts: unknown[]) => logger.warn('grpc', { text: text(parts) }),
+    info: (...parts: unknown[]) => logger.info('grpc', { text: text(parts) }),
+    debug: (...parts: unknown[]) => logger.debug('grpc', { text: text(parts) }),
   });
 }
 

@@ -73,7 +73,9 @@ export function tuningPlanner(models: ModelProvider): TuningPlanner {
         if (!(error instanceof LoricaError) || error.violations.length === 0) throw error;
         const violations = error.violations.map(({ field, description }) => ({ field: apiPath(field), description }));
         throw new LoricaError(error.code, error.reason, violations.map(({ field, description }) => `${field}: ${description}`).join('; '), {
-          violations, cause: error, ...(error.hint === undefined ? {} : { hint: error.hint }),
+          violations,
+          cause: error,
+          ...(error.hint === undefined ? {} : { hint: error.hint }),
         });
       }
     },

@@ -49,11 +49,23 @@ export function createMetrics(): Metrics {
 
   return {
     registry,
-    requestsTotal: counter('requests_total', 'Finished calls by service, method, tenant and status code.', ['service', 'method', 'tenant', 'code']),
+    requestsTotal: counter('requests_total', 'Finished calls by service, method, tenant and status code.', [
+      'service',
+      'method',
+      'tenant',
+      'code',
+    ]),
     requestSeconds: histogram('request_seconds', 'Duration of calls, streams until their end.', REQUEST_BUCKETS, ['service', 'method']),
-    generatedTokensTotal: counter('generated_tokens_total', 'Tokens generated, by tenant and adapter (empty for the base).', ['tenant', 'adapter']),
+    generatedTokensTotal: counter('generated_tokens_total', 'Tokens generated, by tenant and adapter (empty for the base).', [
+      'tenant',
+      'adapter',
+    ]),
     promptTokensTotal: counter('prompt_tokens_total', 'Prompt tokens processed.', ['tenant']),
-    timeToFirstTokenSeconds: histogram('time_to_first_token_seconds', 'From the acceptance of a generation to its first token.', TOKEN_BUCKETS),
+    timeToFirstTokenSeconds: histogram(
+      'time_to_first_token_seconds',
+      'From the acceptance of a generation to its first token.',
+      TOKEN_BUCKETS,
+    ),
     interTokenSeconds: histogram('inter_token_seconds', 'Between consecutive tokens of one sequence.', TOKEN_BUCKETS),
     runningSequences: gauge('running_sequences', 'Sequences in the running batch.'),
     waitingSequences: gauge('waiting_sequences', 'Sequences that wait for a slot.'),

@@ -1,7 +1,13 @@
 /** AdapterService: import and export of files, versions, aliases, residency. What a version is and how aliases move: src/adapters. */
 import type { AdapterRegistry, FilePiece } from '../adapters/index.js';
 import { invalidFields } from '../common/errors.js';
-import type { AdapterServiceService, ImportAdapterHeader, ImportAdapterRequest, ListResidencyResponse, Residency } from '../gen/lorica/v1/adapter_service.js';
+import type {
+  AdapterServiceService,
+  ImportAdapterHeader,
+  ImportAdapterRequest,
+  ListResidencyResponse,
+  Residency,
+} from '../gen/lorica/v1/adapter_service.js';
 import type { Empty } from '../gen/google/protobuf/empty.js';
 import type { CallContext, Handlers } from './call.js';
 import { Fields } from './fields.js';
@@ -26,9 +32,11 @@ export interface AdapterDependencies {
 async function* pieces(rest: AsyncIterator<ImportAdapterRequest>): AsyncGenerator<FilePiece> {
   const offsets = new Map<string, FileOffsets>();
   for (let next = await rest.next(); next.done !== true; next = await rest.next()) {
-    if (next.value.payload?.$case !== 'chunk') throw invalidFields([{ field: 'payload', description: 'messages after the header must hold chunks' }]);
+    if (next.value.payload?.$case !== 'chunk')
+      throw invalidFields([{ field: 'payload', description: 'messages after the header must hold chunks' }]);
     const { file, chunk } = next.value.payload.value;
-    if (!/^[\w.-]{1,128}$/.test(file) || file.startsWith('.')) throw invalidFields([{ field: 'chunk.file', description: `must be a file name without folders, not ${JSON.stringify(file)}` }]);
+    if (!/^[\w.-]{1,128}$/.test(file) || file.startsWith('.'))
+      throw invalidFields([{ field: 'chunk.file', description: `must be a file name without folders, not ${JSON.stringify(file)}` }]);
     if (chunk === undefined) throw invalidFields([{ field: 'chunk.chunk', description: 'is required' }]);
     const offset = offsets.get(file) ?? new FileOffsets('chunk.chunk');
     offsets.set(file, offset);
@@ -36,15 +44,26 @@ async function* pieces(rest: AsyncIterator<ImportAdapterRequest>): AsyncGenerato
   }
 }
 
-async function begin(requests: AsyncIterable<ImportAdapterRequest>): Promise<{ header: ImportAdapterHeader; rest: AsyncIterator<ImportAdapterRequest> }> {
+async function begin(
+  requests: AsyncIterable<ImportAdapterRequest>,
+): Promise<{ header: ImportAdapterHeader; rest: AsyncIterator<ImportAdapterRequest> }> {
   const rest = requests[Symbol.asyncIterator]();
   const first = await rest.next();
-  if (first.done === true || first.value.payload?.$case !== 'header') throw invalidFields([{ field: 'payload', description: 'the first message must hold the header' }]);
+  if (first.done === true || first.value.payload?.$case !== 'header')
+    throw invalidFields([{ field: 'payload', description: 'the first message must hold the header' }]);
   return { header: first.value.payload.value, rest };
 }
 
-export function adapterHandlers({ adapters, models, targets, engine, once, maxAdapterBytes }: AdapterDependencies): Handlers<typeof AdapterServiceService> {
-  const name = (kind: NameKind, field: string, value: string, context: CallContext, fields = new Fields()): ParsedName => needName(kind, field, value, context.identity, fields);
+export function adapterHandlers({
+  adapters,
+  models,
+  targets,
+  engine,
+  once,
+  maxAdapterBytes,
+}: AdapterDependencies): Handlers<typeof AdapterServiceService> {
+  const name = (kind: NameKind, field: string, value: string, context: CallContext, fields = new Fields()): ParsedName =>
+    needName(kind, field, value, context.identity, fields);
 
   /** Checks request id and name of a call that changes something. */
   const changing = (kind: NameKind, request: { readonly name: string; readonly requestId: string }, context: CallContext): ParsedName => {
@@ -55,7 +74,12 @@ export function adapterHandlers({ adapters, models, targets, engine, once, maxAd
 
   const body = (request: { readonly requestId: string }): unknown => ({ ...request, requestId: undefined });
 
-  const remove = (request: { readonly requestId: string }, resource: string, context: CallContext, first: () => Promise<void>): Promise<Empty> =>
+  const remove = (
+    request: { readonly requestId: string },
+    resource: string,
+    context: CallContext,
+    first: () => Promise<void>,
+  ): Promise<Empty> =>
     once.run<Empty>(context, request, body(request), {
       first: async () => {
         await first();
@@ -65,7 +89,12 @@ export function adapterHandlers({ adapters, models, targets, engine, once, maxAd
       again: async () => ({}),
     });
 
-  const moveAlias = (request: { readonly requestId: string }, { name: resource, tenant, ids }: ParsedName, context: CallContext, move: () => ReturnType<AdapterRegistry['getAlias']>) =>
+  const moveAlias = (
+    request: { readonly requestId: string },
+    { name: resource, tenant, ids }: ParsedName,
+    context: CallContext,
+    move: () => ReturnType<AdapterRegistry['getAlias']>,
+  ) =>
     once.run(context, request, body(request), {
       first: async () => adapterAliasMessage(await move()),
       nameOf: () => resource,
@@ -82,7 +111,15 @@ export function adapterHandlers({ adapters, models, targets, engine, once, maxAd
       fields.done();
       const { digest } = await models.get(baseModel!);
       const shapes = await models.shapes(baseModel!);
-      const version = await adapters.importFiles({ tenant: parent!.tenant, adapter: header.adapterId, baseModel: baseModel!, baseDigest: digest, shapes, pieces: pieces(rest), maxBytes: maxAdapterBytes });
+      const version = await adapters.importFiles({
+        tenant: parent!.tenant,
+        adapter: header.adapterId,
+        baseModel: baseModel!,
+        baseDigest: digest,
+        shapes,
+        pieces: pieces(rest),
+        maxBytes: maxAdapterBytes,
+      });
       return adapterVersionMessage(version);
     },
     async *exportAdapter(request, context) {
@@ -92,7 +129,9 @@ export function adapterHandlers({ adapters, models, targets, engine, once, maxAd
       for await (const { file, data } of adapters.exportFiles(version)) {
         const offset = sent.get(file) ?? 0;
         sent.set(file, offset + data.length);
-        yield { payload: { $case: 'chunk', value: { file, chunk: { offset, data: Buffer.from(data.buffer, data.byteOffset, data.byteLength) } } } };
+        yield {
+          payload: { $case: 'chunk', value: { file, chunk: { offset, data: Buffer.from(data.buffer, data.byteOffset, data.byteLength) } } },
+        };
       }
     },
     getAdapter: async (request, context) => {
@@ -112,7 +151,13 @@ export function adapterHandlers({ adapters, models, targets, engine, once, maxAd
       if (request.adapter === undefined) fields.add('adapter', 'is required');
       const paths = request.updateMask ?? [];
       fields.check('update_mask', paths.length > 0, 'is required: display_name, description, labels');
-      paths.forEach((path, i) => fields.check(`update_mask.paths[${i}]`, ['display_name', 'description', 'labels'].includes(path), `can not be updated: ${JSON.stringify(path)}`));
+      paths.forEach((path, i) =>
+        fields.check(
+          `update_mask.paths[${i}]`,
+          ['display_name', 'description', 'labels'].includes(path),
+          `can not be updated: ${JSON.stringify(path)}`,
+        ),
+      );
       const adapter = parseName('adapter', 'adapter.name', request.adapter?.name ?? '', context.identity, fields);
       fields.done();
       const { displayName, description, labels, etag } = request.adapter!;
@@ -170,7 +215,14 @@ export function adapterHandlers({ adapters, models, targets, engine, once, maxAd
       fields.done();
       const { tenant, ids } = alias!;
       return moveAlias(request, alias!, context, () =>
-        adapters.setAlias({ tenant, adapter: ids[0]!, alias: ids[1]!, digest: `sha256:${version!.ids[1]!}`, ...(request.etag === undefined ? {} : { etag: request.etag }) }));
+        adapters.setAlias({
+          tenant,
+          adapter: ids[0]!,
+          alias: ids[1]!,
+          digest: `sha256:${version!.ids[1]!}`,
+          ...(request.etag === undefined ? {} : { etag: request.etag }),
+        }),
+      );
     },
     promoteAdapterAlias: async (request, context) => {
       const fields = new Fields();
@@ -181,27 +233,52 @@ export function adapterHandlers({ adapters, models, targets, engine, once, maxAd
       fields.done();
       const { tenant, ids } = alias!;
       return moveAlias(request, alias!, context, () =>
-        adapters.promote({ tenant, adapter: ids[0]!, from: source!.ids[1]!, alias: ids[1]!, ...(request.etag === '' ? {} : { etag: request.etag }) }));
+        adapters.promote({
+          tenant,
+          adapter: ids[0]!,
+          from: source!.ids[1]!,
+          alias: ids[1]!,
+          ...(request.etag === '' ? {} : { etag: request.etag }),
+        }),
+      );
     },
     rollbackAdapterAlias: async (request, context) => {
       const alias = changing('adapterAlias', request, context);
       const { tenant, ids } = alias;
-      return moveAlias(request, alias, context, () => adapters.rollback({ tenant, adapter: ids[0]!, alias: ids[1]!, ...(request.etag === '' ? {} : { etag: request.etag }) }));
+      return moveAlias(request, alias, context, () =>
+        adapters.rollback({ tenant, adapter: ids[0]!, alias: ids[1]!, ...(request.etag === '' ? {} : { etag: request.etag }) }),
+      );
     },
     deleteAdapterAlias: async (request, context) => {
       const { name: resource, tenant, ids } = changing('adapterAlias', request, context);
-      return remove(request, resource, context, () => adapters.deleteAlias({ tenant, adapter: ids[0]!, alias: ids[1]!, ...(request.etag === '' ? {} : { etag: request.etag }) }));
+      return remove(request, resource, context, () =>
+        adapters.deleteAlias({ tenant, adapter: ids[0]!, alias: ids[1]!, ...(request.etag === '' ? {} : { etag: request.etag }) }),
+      );
     },
     listResidency: async (request, context): Promise<ListResidencyResponse> => {
       const { tenant } = name('tenant', 'parent', request.parent, context);
       const own = `tenants/${tenant}/adapters/`;
       const residency = engine.residency();
-      const entry = (adapter: string, digest: string, kind: Residency['kind'], from: { readonly bytes: number; readonly runningSequences: number; readonly lastUsedMs: number }): Residency => ({
-        version: versionName(tenant, adapter.slice(own.length), digest), kind, bytes: from.bytes, runningSequences: from.runningSequences, lastUseTime: new Date(from.lastUsedMs),
+      const entry = (
+        adapter: string,
+        digest: string,
+        kind: Residency['kind'],
+        from: { readonly bytes: number; readonly runningSequences: number; readonly lastUsedMs: number },
+      ): Residency => ({
+        version: versionName(tenant, adapter.slice(own.length), digest),
+        kind,
+        bytes: from.bytes,
+        runningSequences: from.runningSequences,
+        lastUseTime: new Date(from.lastUsedMs),
       });
-      const loras = residency.adapters.filter((adapter) => adapter.name.startsWith(own)).map((adapter) => entry(adapter.name, adapter.digest, ADAPTER_KINDS.lora, adapter));
+      const loras = residency.adapters
+        .filter((adapter) => adapter.name.startsWith(own))
+        .map((adapter) => entry(adapter.name, adapter.digest, ADAPTER_KINDS.lora, adapter));
       const variants = residency.models.flatMap((model) =>
-        model.name?.startsWith(own) === true && model.variantDigest !== undefined ? [entry(model.name, model.variantDigest, ADAPTER_KINDS.variant, model)] : []);
+        model.name?.startsWith(own) === true && model.variantDigest !== undefined
+          ? [entry(model.name, model.variantDigest, ADAPTER_KINDS.variant, model)]
+          : [],
+      );
       return { residencies: [...loras, ...variants] };
     },
   };

@@ -8,8 +8,16 @@
 import { randomUUID } from 'node:crypto';
 import type { EventEmitter } from 'node:events';
 import {
-  Metadata, status as Code, type Server, type ServerDuplexStream, type ServerReadableStream, type ServerUnaryCall, type ServerWritableStream, type ServiceDefinition,
-  type UntypedServiceImplementation, type sendUnaryData,
+  Metadata,
+  status as Code,
+  type Server,
+  type ServerDuplexStream,
+  type ServerReadableStream,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type ServiceDefinition,
+  type UntypedServiceImplementation,
+  type sendUnaryData,
 } from '@grpc/grpc-js';
 import type { Clock } from '../common/clock.js';
 import { LoricaError } from '../common/errors.js';
@@ -75,7 +83,12 @@ class Undecodable {
 type AnyCall = ServerUnaryCall<unknown, unknown> | ServerReadableStream<unknown, unknown> | ServerWritableStream<unknown, unknown>;
 
 /** Adds a service with its handlers to the server. */
-export function addService<D extends ServiceDefinition>(server: Server, definition: D, handlers: Handlers<D>, environment: CallEnvironment): void {
+export function addService<D extends ServiceDefinition>(
+  server: Server,
+  definition: D,
+  handlers: Handlers<D>,
+  environment: CallEnvironment,
+): void {
   const decoded: Record<string, unknown> = {};
   const methods: UntypedServiceImplementation = {};
   for (const [key, method] of Object.entries(definition)) {
@@ -165,7 +178,12 @@ function drained(call: ServerWritableStream<unknown, unknown>, signal: AbortSign
 }
 
 /** Runs one call from identity to status; never rejects. */
-async function conduct<T>(call: AnyCall | ServerDuplexStream<unknown, unknown>, path: string, environment: CallEnvironment, run: (context: CallContext) => Promise<T>): Promise<{ value?: T; status: CallStatus }> {
+async function conduct<T>(
+  call: AnyCall | ServerDuplexStream<unknown, unknown>,
+  path: string,
+  environment: CallEnvironment,
+  run: (context: CallContext) => Promise<T>,
+): Promise<{ value?: T; status: CallStatus }> {
   const began = environment.clock.monotonicMs();
   const [service = '', method = ''] = path.replace(/^\/lorica\.v1\./, '').split('/');
   const requestId = requestIdOf(call.metadata);
@@ -202,13 +220,17 @@ async function conduct<T>(call: AnyCall | ServerDuplexStream<unknown, unknown>, 
 
 function goneReason(call: { getDeadline(): Date | number }): LoricaError {
   const deadline = Number(call.getDeadline());
-  if (Number.isFinite(deadline) && Date.now() >= deadline) return new LoricaError('DEADLINE_EXCEEDED', 'CANCELLED', 'the deadline of the call has passed');
+  if (Number.isFinite(deadline) && Date.now() >= deadline)
+    return new LoricaError('DEADLINE_EXCEEDED', 'CANCELLED', 'the deadline of the call has passed');
   return new LoricaError('CANCELLED', 'CANCELLED', 'the caller cancelled or went away');
 }
 
 /** The answer to calls while the server stops; clients may try another replica at once. */
 export function shuttingDown(): LoricaError {
-  return new LoricaError('UNAVAILABLE', 'SHUTTING_DOWN', 'the server is stopping', { hint: 'Try again; jobs go on when the server is back.', retryAfterMs: 1000 });
+  return new LoricaError('UNAVAILABLE', 'SHUTTING_DOWN', 'the server is stopping', {
+    hint: 'Try again; jobs go on when the server is back.',
+    retryAfterMs: 1000,
+  });
 }
 
 /** The caller's `x-request-id` where it is short and plain, else a new one. */

@@ -25,20 +25,23 @@ interface Upload {
 async function begin(requests: AsyncIterable<UploadDatasetRequest>): Promise<Upload> {
   const rest = requests[Symbol.asyncIterator]();
   const first = await rest.next();
-  if (first.done === true || first.value.payload?.$case !== 'header') throw invalidFields([{ field: 'payload', description: 'the first message must hold the header' }]);
+  if (first.done === true || first.value.payload?.$case !== 'header')
+    throw invalidFields([{ field: 'payload', description: 'the first message must hold the header' }]);
   return { header: first.value.payload.value, rest };
 }
 
 async function* chunks(rest: AsyncIterator<UploadDatasetRequest>): AsyncGenerator<Uint8Array> {
   const offsets = new FileOffsets('chunk');
   for (let next = await rest.next(); next.done !== true; next = await rest.next()) {
-    if (next.value.payload?.$case !== 'chunk') throw invalidFields([{ field: 'payload', description: 'messages after the header must hold chunks' }]);
+    if (next.value.payload?.$case !== 'chunk')
+      throw invalidFields([{ field: 'payload', description: 'messages after the header must hold chunks' }]);
     yield offsets.accept(next.value.payload.value);
   }
 }
 
 export function datasetHandlers({ datasets, once, maxDatasetBytes }: DatasetDependencies): Handlers<typeof DatasetServiceService> {
-  const name = (value: string, context: CallContext, fields = new Fields()): ParsedName => needName('dataset', 'name', value, context.identity, fields);
+  const name = (value: string, context: CallContext, fields = new Fields()): ParsedName =>
+    needName('dataset', 'name', value, context.identity, fields);
 
   return {
     uploadDataset: async (requests, context) => {
@@ -53,11 +56,22 @@ export function datasetHandlers({ datasets, once, maxDatasetBytes }: DatasetDepe
       fields.done();
       const { tenant } = parent!;
       const { requestId: _requestId, ...body } = header;
-      const dataset = await once.run(context, header, { ...body, parent: parent!.name }, {
-        first: () => datasets.upload(tenant, header.datasetId, chunks(rest), { format: 'jsonl', maxBytes: maxDatasetBytes, signal: context.signal, ...(header.sha256 === '' ? {} : { sha256: header.sha256 }) }),
-        nameOf: (stored) => stored.name,
-        again: () => datasets.get(tenant, header.datasetId),
-      });
+      const dataset = await once.run(
+        context,
+        header,
+        { ...body, parent: parent!.name },
+        {
+          first: () =>
+            datasets.upload(tenant, header.datasetId, chunks(rest), {
+              format: 'jsonl',
+              maxBytes: maxDatasetBytes,
+              signal: context.signal,
+              ...(header.sha256 === '' ? {} : { sha256: header.sha256 }),
+            }),
+          nameOf: (stored) => stored.name,
+          again: () => datasets.get(tenant, header.datasetId),
+        },
+      );
       return datasetMessage(dataset);
     },
     async *validateDataset(request, context) {
@@ -67,7 +81,19 @@ export function datasetHandlers({ datasets, once, maxDatasetBytes }: DatasetDepe
         if ('severity' in event) yield { event: { $case: 'finding', value: findingMessage(event) } };
         else {
           const { statistics, sha256, errorCount, warningCount } = event;
-          yield { event: { $case: 'report', value: { rows: statistics.rows, bytes: statistics.bytes, sha256, errorCount, warningCount, labelRows: { ...statistics.labels } } } };
+          yield {
+            event: {
+              $case: 'report',
+              value: {
+                rows: statistics.rows,
+                bytes: statistics.bytes,
+                sha256,
+                errorCount,
+                warningCount,
+                labelRows: { ...statistics.labels },
+              },
+            },
+          };
         }
       }
     },
@@ -86,14 +112,19 @@ export function datasetHandlers({ datasets, once, maxDatasetBytes }: DatasetDepe
       const fields = new Fields();
       fields.requestId('request_id', request.requestId);
       const dataset = name(request.name, context, fields);
-      return once.run(context, request, { name: dataset.name }, {
-        first: async () => {
-          await datasets.delete(dataset.tenant, dataset.ids[0]!);
-          return {};
+      return once.run(
+        context,
+        request,
+        { name: dataset.name },
+        {
+          first: async () => {
+            await datasets.delete(dataset.tenant, dataset.ids[0]!);
+            return {};
+          },
+          nameOf: () => dataset.name,
+          again: async () => ({}),
         },
-        nameOf: () => dataset.name,
-        again: async () => ({}),
-      });
+      );
     },
   };
 }

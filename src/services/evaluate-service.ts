@@ -7,8 +7,13 @@ import type { Evaluation } from '../gen/lorica/v1/resources.js';
 import { invalidFields } from '../common/errors.js';
 import type { CallContext, Handlers } from './call.js';
 import {
-  evaluationResultMessage, evaluationSpecificationFromJson, evaluationSpecificationToJson, readEvaluationSpecification,
-  type EvaluationJobSpec, type EvaluationOutcome, type EvaluationRequest,
+  evaluationResultMessage,
+  evaluationSpecificationFromJson,
+  evaluationSpecificationToJson,
+  readEvaluationSpecification,
+  type EvaluationJobSpec,
+  type EvaluationOutcome,
+  type EvaluationRequest,
 } from './evaluation-specification.js';
 import { Fields } from './fields.js';
 import { checkEtag, jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
@@ -29,7 +34,10 @@ export function evaluationMessage(job: Job): Evaluation {
   return {
     ...jobFields(job),
     specification: evaluationSpecificationFromJson(spec.specification),
-    result: job.result === undefined || job.result === null ? undefined : evaluationResultMessage(job.result as EvaluationOutcome, spec.request.targets),
+    result:
+      job.result === undefined || job.result === null
+        ? undefined
+        : evaluationResultMessage(job.result as EvaluationOutcome, spec.request.targets),
   };
 }
 
@@ -49,30 +57,57 @@ function eventMessage(watched: Watched, targets: readonly string[]): EvaluationE
   }
 }
 
-export function evaluateHandlers({ jobs, datasets, targets, once, draining }: EvaluateDependencies): Handlers<typeof EvaluateServiceService> {
+export function evaluateHandlers({
+  jobs,
+  datasets,
+  targets,
+  once,
+  draining,
+}: EvaluateDependencies): Handlers<typeof EvaluateServiceService> {
   /** The task with the dataset's labels where the request names none. */
   const withLabels = async (request: EvaluationRequest, tenant: string): Promise<EvaluationRequest> => {
     const dataset = await datasets.get(tenant, request.dataset.split('/').at(-1)!);
     if (request.task.kind !== 'classification') return request;
     const at = 'specification.classification';
-    if (dataset.kind !== 'label') throw invalidFields([{ field: 'specification.dataset', description: `classification needs rows of text and label; ${dataset.name} holds rows of the kind ${dataset.kind}` }]);
+    if (dataset.kind !== 'label')
+      throw invalidFields([
+        {
+          field: 'specification.dataset',
+          description: `classification needs rows of text and label; ${dataset.name} holds rows of the kind ${dataset.kind}`,
+        },
+      ]);
     const present = Object.keys(dataset.statistics.labels).sort();
     if (request.task.labels.length === 0) {
-      if (present.length < 2 || present.length > 64) throw invalidFields([{ field: `${at}.labels`, description: `must be given: the dataset has ${present.length} labels, and 2 to 64 can be taken from it` }]);
+      if (present.length < 2 || present.length > 64)
+        throw invalidFields([
+          {
+            field: `${at}.labels`,
+            description: `must be given: the dataset has ${present.length} labels, and 2 to 64 can be taken from it`,
+          },
+        ]);
       return { ...request, task: { ...request.task, labels: present } };
     }
     const { labels } = request.task;
     const missing = present.filter((label) => !labels.includes(label));
-    if (missing.length > 0) throw invalidFields([{ field: `${at}.labels`, description: `must hold every label of the dataset; missing: ${missing.slice(0, 10).join(', ')}` }]);
+    if (missing.length > 0)
+      throw invalidFields([
+        { field: `${at}.labels`, description: `must hold every label of the dataset; missing: ${missing.slice(0, 10).join(', ')}` },
+      ]);
     return request;
   };
 
   const resolveAll = async (request: EvaluationRequest, context: CallContext): Promise<Target[]> => {
     const resolved: Target[] = [];
-    for (const [i, target] of request.targets.entries()) resolved.push(await targets.resolve(target, `specification.targets[${i}]`, context.identity));
+    for (const [i, target] of request.targets.entries())
+      resolved.push(await targets.resolve(target, `specification.targets[${i}]`, context.identity));
     const fields = new Fields();
     resolved.forEach((target, i) =>
-      fields.check(`specification.targets[${i}]`, target.resolved.modelId === resolved[0]?.resolved.modelId, 'must be on the same base model as the first target'));
+      fields.check(
+        `specification.targets[${i}]`,
+        target.resolved.modelId === resolved[0]?.resolved.modelId,
+        'must be on the same base model as the first target',
+      ),
+    );
     fields.done();
     return resolved;
   };
@@ -90,7 +125,11 @@ export function evaluateHandlers({ jobs, datasets, targets, once, draining }: Ev
     const earlier = repeat && (await jobs.findCreated({ kind: 'evaluation', tenant, ...repeat }));
     if (earlier !== undefined) return earlier;
     const resolved = await resolveAll(read!.request, context);
-    const spec: EvaluationJobSpec = { specification, request: await withLabels(read!.request, tenant), pinned: resolved.map(({ pinned }) => pinned) };
+    const spec: EvaluationJobSpec = {
+      specification,
+      request: await withLabels(read!.request, tenant),
+      pinned: resolved.map(({ pinned }) => pinned),
+    };
     const { job } = await jobs.create({
       kind: 'evaluation',
       tenant,
@@ -101,7 +140,8 @@ export function evaluateHandlers({ jobs, datasets, targets, once, draining }: Ev
     return job;
   };
 
-  const name = (value: string, context: CallContext, fields = new Fields()): string => needName('evaluation', 'name', value, context.identity, fields).name;
+  const name = (value: string, context: CallContext, fields = new Fields()): string =>
+    needName('evaluation', 'name', value, context.identity, fields).name;
 
   const watch = async function* (job: string, afterSequence: number, context: CallContext): AsyncGenerator<EvaluationEvent> {
     const { request } = (await jobs.get(job)).spec as EvaluationJobSpec;
@@ -120,33 +160,49 @@ export function evaluateHandlers({ jobs, datasets, targets, once, draining }: Ev
       const fields = new Fields();
       fields.page(request.pageSize);
       const { tenant } = needName('tenant', 'parent', request.parent, context.identity, fields);
-      const page = await jobs.list({ kind: 'evaluation', tenant, pageSize: request.pageSize, pageToken: request.pageToken, filter: request.filter });
+      const page = await jobs.list({
+        kind: 'evaluation',
+        tenant,
+        pageSize: request.pageSize,
+        pageToken: request.pageToken,
+        filter: request.filter,
+      });
       return { evaluations: page.items.map(evaluationMessage), nextPageToken: page.nextPageToken };
     },
     cancelEvaluation: async (request, context) => {
       const fields = new Fields();
       fields.requestId('request_id', request.requestId);
       const job = name(request.name, context, fields);
-      return once.run(context, request, { job }, {
-        first: async () => evaluationMessage(await jobs.cancel(job)),
-        nameOf: () => job,
-        again: async () => evaluationMessage(await jobs.get(job)),
-      });
+      return once.run(
+        context,
+        request,
+        { job },
+        {
+          first: async () => evaluationMessage(await jobs.cancel(job)),
+          nameOf: () => job,
+          again: async () => evaluationMessage(await jobs.get(job)),
+        },
+      );
     },
     deleteEvaluation: async (request, context) => {
       const fields = new Fields();
       fields.requestId('request_id', request.requestId);
       const job = name(request.name, context, fields);
-      return once.run(context, request, { job, etag: request.etag }, {
-        first: async () => {
-          const { etag, state } = await jobs.get(job);
-          if (isTerminal(state)) checkEtag(job, request.etag, etag);
-          await jobs.delete(job);
-          return {};
+      return once.run(
+        context,
+        request,
+        { job, etag: request.etag },
+        {
+          first: async () => {
+            const { etag, state } = await jobs.get(job);
+            if (isTerminal(state)) checkEtag(job, request.etag, etag);
+            await jobs.delete(job);
+            return {};
+          },
+          nameOf: () => job,
+          again: async () => ({}),
         },
-        nameOf: () => job,
-        again: async () => ({}),
-      });
+      );
     },
     async *watchEvaluation(request, context) {
       yield* watch(name(request.name, context), request.afterSequence, context);

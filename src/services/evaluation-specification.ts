@@ -32,13 +32,22 @@ export interface EvaluationOutcome {
   readonly servedBy: readonly Served[];
 }
 
-export function readEvaluationSpecification(message: proto.EvaluationSpecification | undefined, path: string, identity: Identity, fields: Fields): { request: EvaluationRequest; canonical: proto.EvaluationSpecification } | undefined {
+export function readEvaluationSpecification(
+  message: proto.EvaluationSpecification | undefined,
+  path: string,
+  identity: Identity,
+  fields: Fields,
+): { request: EvaluationRequest; canonical: proto.EvaluationSpecification } | undefined {
   if (message === undefined) {
     fields.add(path, 'is required');
     return undefined;
   }
   const dataset = parseName('dataset', `${path}.dataset`, message.dataset, identity, fields)?.name ?? '';
-  fields.check(`${path}.targets`, message.targets.length >= 1 && message.targets.length <= 8, `must be 1 to 8 targets, not ${message.targets.length}`);
+  fields.check(
+    `${path}.targets`,
+    message.targets.length >= 1 && message.targets.length <= 8,
+    `must be 1 to 8 targets, not ${message.targets.length}`,
+  );
   fields.distinct(`${path}.targets`, message.targets);
   fields.integer(`${path}.seed`, message.seed, 0, Number.MAX_SAFE_INTEGER);
   fields.integer(`${path}.resamples`, message.resamples, 2000, 100_000);
@@ -54,7 +63,10 @@ function readTask(message: proto.EvaluationSpecification, path: string, fields: 
     case 'classification': {
       const { labels, template } = message.task.value;
       checkLabels(`${path}.classification.labels`, labels, fields, { optional: true });
-      const texts = readLabelTemplate(template, `${path}.classification.template`, fields) ?? { prompt: '{text}\nLabel:', label: ' {label}' };
+      const texts = readLabelTemplate(template, `${path}.classification.template`, fields) ?? {
+        prompt: '{text}\nLabel:',
+        label: ' {label}',
+      };
       return { kind: 'classification', labels, promptTemplate: texts.prompt, labelTemplate: texts.label };
     }
     case 'perplexity':
@@ -73,8 +85,10 @@ export function checkLabels(path: string, labels: readonly string[], fields: Fie
   fields.distinct(path, labels);
 }
 
-export const evaluationSpecificationToJson = (message: proto.EvaluationSpecification): unknown => proto.EvaluationSpecification.toJSON(message);
-export const evaluationSpecificationFromJson = (json: unknown): proto.EvaluationSpecification => proto.EvaluationSpecification.fromJSON(json);
+export const evaluationSpecificationToJson = (message: proto.EvaluationSpecification): unknown =>
+  proto.EvaluationSpecification.toJSON(message);
+export const evaluationSpecificationFromJson = (json: unknown): proto.EvaluationSpecification =>
+  proto.EvaluationSpecification.fromJSON(json);
 
 const METRICS = { accuracy: 'accuracy', macroF1: 'macro_f1', meanLogProbability: 'mean_log_probability' } as const;
 

@@ -28,7 +28,11 @@ export class Fields {
   /** A whole number from `least` to `most`; undefined passes. */
   integer(field: string, value: number | undefined, least: number, most: number): void {
     if (value === undefined) return;
-    this.check(field, Number.isSafeInteger(value) && value >= least && value <= most, `must be a whole number from ${least} to ${most}, not ${value}`);
+    this.check(
+      field,
+      Number.isSafeInteger(value) && value >= least && value <= most,
+      `must be a whole number from ${least} to ${most}, not ${value}`,
+    );
   }
 
   /** least ≤ value ≤ most, ends excluded where asked; undefined passes, NaN never does. */
@@ -42,12 +46,20 @@ export class Fields {
 
   id(field: string, value: string, options: { optional?: boolean } = {}): void {
     if (value === '' && options.optional === true) return;
-    this.check(field, ID.test(value), value === '' ? 'is required' : 'must be lower-case letters, digits and hyphens, 1 to 63, starting with a letter');
+    this.check(
+      field,
+      ID.test(value),
+      value === '' ? 'is required' : 'must be lower-case letters, digits and hyphens, 1 to 63, starting with a letter',
+    );
   }
 
   modelId(field: string, value: string, options: { optional?: boolean } = {}): void {
     if (value === '' && options.optional === true) return;
-    this.check(field, MODEL_ID.test(value), value === '' ? 'is required' : 'must be lower-case letters, digits, dots, underscores and hyphens, 1 to 63');
+    this.check(
+      field,
+      MODEL_ID.test(value),
+      value === '' ? 'is required' : 'must be lower-case letters, digits, dots, underscores and hyphens, 1 to 63',
+    );
   }
 
   requestId(field: string, value: string): void {

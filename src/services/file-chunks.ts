@@ -14,8 +14,10 @@ export class FileOffsets {
   /** The bytes of the next part. INVALID_ARGUMENT when it is empty, too long or not where it should be. */
   accept(chunk: FileChunk): Uint8Array {
     const { offset, data } = chunk;
-    if (offset !== this.next) throw invalidFields([{ field: `${this.field}.offset`, description: `must be ${this.next}, the bytes sent so far, not ${offset}` }]);
-    if (data.length === 0 || data.length > MAX_CHUNK_BYTES) throw invalidFields([{ field: `${this.field}.data`, description: `must be 1 to ${MAX_CHUNK_BYTES} bytes, not ${data.length}` }]);
+    if (offset !== this.next)
+      throw invalidFields([{ field: `${this.field}.offset`, description: `must be ${this.next}, the bytes sent so far, not ${offset}` }]);
+    if (data.length === 0 || data.length > MAX_CHUNK_BYTES)
+      throw invalidFields([{ field: `${this.field}.data`, description: `must be 1 to ${MAX_CHUNK_BYTES} bytes, not ${data.length}` }]);
     this.next += data.length;
     return data;
   }

@@ -5,7 +5,11 @@
 import { LoricaError } from '../common/errors.js';
 import type { FinishReason as EngineFinishReason, GenerationEvent, Sampling as EngineSampling, Usage } from '../engine/index.js';
 import {
-  FinishReason, type GenerateRequest, type GenerateServiceService, type GenerationToken, type Sampling,
+  FinishReason,
+  type GenerateRequest,
+  type GenerateServiceService,
+  type GenerationToken,
+  type Sampling,
 } from '../gen/lorica/v1/generate_service.js';
 import type { TokenUsage } from '../gen/lorica/v1/types.js';
 import type { CallContext, Handlers } from './call.js';
@@ -33,7 +37,11 @@ const FINISH_REASONS: Readonly<Record<EngineFinishReason, FinishReason>> = {
 
 const usageMessage = (usage: Usage): TokenUsage => ({ promptTokens: usage.promptTokens, completionTokens: usage.generatedTokens });
 
-const tokenMessage = (event: Extract<GenerationEvent, { kind: 'token' }>): GenerationToken => ({ text: event.text, tokenId: event.id, logProbability: event.logProbability });
+const tokenMessage = (event: Extract<GenerationEvent, { kind: 'token' }>): GenerationToken => ({
+  text: event.text,
+  tokenId: event.id,
+  logProbability: event.logProbability,
+});
 
 function checkText(field: string, text: string, fields: Fields): void {
   fields.check(field, text.length <= MAX_TEXT_CHARACTERS, `must be at most ${MAX_TEXT_CHARACTERS} characters, not ${text.length}`);
@@ -106,7 +114,11 @@ export function generateHandlers({ targets, models, engine }: GenerateDependenci
   };
 
   /** Log-probabilities of each continuation's tokens after its prompt, in order. */
-  const scoreAll = async (pairs: readonly { prompt: string; continuation: string }[], { target, text }: { target: Target; text: TextModel }, context: CallContext): Promise<{ tokens: number[]; logProbabilities: Float64Array }[]> => {
+  const scoreAll = async (
+    pairs: readonly { prompt: string; continuation: string }[],
+    { target, text }: { target: Target; text: TextModel },
+    context: CallContext,
+  ): Promise<{ tokens: number[]; logProbabilities: Float64Array }[]> => {
     const fields = new Fields();
     const sequences = pairs.map(({ prompt, continuation }, i) => {
       const before = text.prompt(prompt);
@@ -130,7 +142,13 @@ export function generateHandlers({ targets, models, engine }: GenerateDependenci
         if (event.kind === 'token') tokens.push(tokenMessage(event));
         else {
           const finishReason = FINISH_REASONS[event.finishReason];
-          return { text, finishReason, usage: usageMessage(event.usage), servedBy: target.servedBy, tokens: request.sampling?.logProbabilities === true ? tokens : [] };
+          return {
+            text,
+            finishReason,
+            usage: usageMessage(event.usage),
+            servedBy: target.servedBy,
+            tokens: request.sampling?.logProbabilities === true ? tokens : [],
+          };
         }
       }
       throw new Error('the engine ended a generation without its end event');
@@ -140,12 +158,22 @@ export function generateHandlers({ targets, models, engine }: GenerateDependenci
       yield { event: { $case: 'start', value: { servedBy: target.servedBy, promptTokens: promptTokens.length } } };
       for await (const event of events) {
         if (event.kind === 'token') yield { event: { $case: 'token', value: tokenMessage(event) } };
-        else yield { event: { $case: 'end', value: { text: event.text, finishReason: FINISH_REASONS[event.finishReason], usage: usageMessage(event.usage) } } };
+        else
+          yield {
+            event: {
+              $case: 'end',
+              value: { text: event.text, finishReason: FINISH_REASONS[event.finishReason], usage: usageMessage(event.usage) },
+            },
+          };
       }
     },
     score: async (request, context) => {
       const fields = new Fields();
-      fields.check('items', request.items.length >= 1 && request.items.length <= 256, `must be 1 to 256 items, not ${request.items.length}`);
+      fields.check(
+        'items',
+        request.items.length >= 1 && request.items.length <= 256,
+        `must be 1 to 256 items, not ${request.items.length}`,
+      );
       request.items.forEach((item, i) => {
         checkText(`items[${i}].prompt`, item.prompt, fields);
         fields.check(`items[${i}].completion`, item.completion !== '', 'is required');
@@ -153,15 +181,27 @@ export function generateHandlers({ targets, models, engine }: GenerateDependenci
       });
       fields.done();
       const model = await textOf(request.target, context);
-      const scores = await scoreAll(request.items.map(({ prompt, completion }) => ({ prompt, continuation: completion })), model, context);
+      const scores = await scoreAll(
+        request.items.map(({ prompt, completion }) => ({ prompt, continuation: completion })),
+        model,
+        context,
+      );
       return {
-        scores: scores.map(({ tokens, logProbabilities }) => ({ logProbability: sum(logProbabilities), tokenLogProbabilities: [...logProbabilities], tokenIds: tokens })),
+        scores: scores.map(({ tokens, logProbabilities }) => ({
+          logProbability: sum(logProbabilities),
+          tokenLogProbabilities: [...logProbabilities],
+          tokenIds: tokens,
+        })),
         servedBy: model.target.servedBy,
       };
     },
     classify: async (request, context) => {
       const fields = new Fields();
-      fields.check('texts', request.texts.length >= 1 && request.texts.length <= 256, `must be 1 to 256 texts, not ${request.texts.length}`);
+      fields.check(
+        'texts',
+        request.texts.length >= 1 && request.texts.length <= 256,
+        `must be 1 to 256 texts, not ${request.texts.length}`,
+      );
       request.texts.forEach((text, i) => checkText(`texts[${i}]`, text, fields));
       checkLabels('labels', request.labels, fields);
       const template = readLabelTemplate(request.template, 'template', fields) ?? { prompt: '{text}\nLabel:', label: ' {label}' };
@@ -203,7 +243,12 @@ export function generateHandlers({ targets, models, engine }: GenerateDependenci
 const sum = (values: Float64Array): number => values.reduce((all, value) => all + value, 0);
 
 function tooLong(tokens: number, most: number): LoricaError {
-  return new LoricaError('INVALID_ARGUMENT', 'CONTEXT_LENGTH_EXCEEDED', `the request has ${tokens} tokens; this server's context is ${most}`, {
-    hint: 'Shorten the prompt, or run the server with a longer context (LORICA_MAX_CONTEXT).',
-  });
+  return new LoricaError(
+    'INVALID_ARGUMENT',
+    'CONTEXT_LENGTH_EXCEEDED',
+    `the request has ${tokens} tokens; this server's context is ${most}`,
+    {
+      hint: 'Shorten the prompt, or run the server with a longer context (LORICA_MAX_CONTEXT).',
+    },
+  );
 }

@@ -20,7 +20,9 @@ export function authenticateByKey(tenants: Pick<TenantStore, 'authenticate'>): A
     const key = typeof header === 'string' ? /^Bearer (\S+)$/i.exec(header)?.[1] : undefined;
     const identity = key === undefined ? null : await tenants.authenticate(key);
     if (identity !== null) return identity;
-    throw new LoricaError('UNAUTHENTICATED', 'UNAUTHENTICATED', 'a valid API key is required', { hint: 'Send metadata `authorization: Bearer KEY`; `lorica keys create` makes a key.' });
+    throw new LoricaError('UNAUTHENTICATED', 'UNAUTHENTICATED', 'a valid API key is required', {
+      hint: 'Send metadata `authorization: Bearer KEY`; `lorica keys create` makes a key.',
+    });
   };
 }
 
@@ -30,9 +32,17 @@ export function authenticateForDevelopment(): Authenticate {
   return async (metadata) => {
     const given = metadata.get(TENANT_KEY)[0];
     const tenant = typeof given === 'string' && given !== '' ? given : DEVELOPMENT_TENANT;
-    if (!/^[a-z][a-z0-9-]{0,62}$/.test(tenant)) throw invalidFields([{ field: TENANT_KEY, description: 'must be lower-case letters, digits and hyphens, 1 to 63, starting with a letter' }]);
+    if (!/^[a-z][a-z0-9-]{0,62}$/.test(tenant))
+      throw invalidFields([
+        { field: TENANT_KEY, description: 'must be lower-case letters, digits and hyphens, 1 to 63, starting with a letter' },
+      ]);
     if (!seen.has(tenant) && seen.size >= MAX_DEVELOPMENT_TENANTS) {
-      throw new LoricaError('RESOURCE_EXHAUSTED', 'QUOTA_EXCEEDED', `without keys a server takes at most ${MAX_DEVELOPMENT_TENANTS} tenants`, { hint: 'Create keys for real tenants: lorica keys create.' });
+      throw new LoricaError(
+        'RESOURCE_EXHAUSTED',
+        'QUOTA_EXCEEDED',
+        `without keys a server takes at most ${MAX_DEVELOPMENT_TENANTS} tenants`,
+        { hint: 'Create keys for real tenants: lorica keys create.' },
+      );
     }
     seen.add(tenant);
     return developmentIdentity(tenant);

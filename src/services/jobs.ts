@@ -22,14 +22,19 @@ const STATES: Readonly<Record<JobState, proto.JobState>> = {
 export const HEARTBEAT_MS = 15_000;
 
 /** The fields that both kinds of job have. */
-export function jobFields(job: Job): Pick<proto.TuningJob, 'name' | 'state' | 'createTime' | 'startTime' | 'endTime' | 'error' | 'etag' | 'attempt' | 'cancelRequested'> {
+export function jobFields(
+  job: Job,
+): Pick<proto.TuningJob, 'name' | 'state' | 'createTime' | 'startTime' | 'endTime' | 'error' | 'etag' | 'attempt' | 'cancelRequested'> {
   return {
     name: job.name,
     state: STATES[job.state],
     createTime: job.createTime,
     startTime: job.startTime,
     endTime: job.endTime,
-    error: job.error === undefined ? undefined : { code: job.error.code, reason: reasonMessage(job.error.reason as ErrorReason), message: job.error.message },
+    error:
+      job.error === undefined
+        ? undefined
+        : { code: job.error.code, reason: reasonMessage(job.error.reason as ErrorReason), message: job.error.message },
     etag: job.etag,
     attempt: job.attempt,
     cancelRequested: job.cancelRequested,
@@ -43,7 +48,10 @@ export function reasonMessage(reason: ErrorReason): errors.ErrorReason {
 }
 
 /** The request id of a creation with the digest of its body; undefined without an id. A repeat reattaches before anything is checked again. */
-export function repeatOf(request: { readonly requestId: string }, body: unknown): { readonly requestId: string; readonly requestDigest: string } | undefined {
+export function repeatOf(
+  request: { readonly requestId: string },
+  body: unknown,
+): { readonly requestId: string; readonly requestDigest: string } | undefined {
   return request.requestId === '' ? undefined : { requestId: request.requestId.toLowerCase(), requestDigest: bodyDigest(body) };
 }
 
@@ -58,7 +66,14 @@ export type Watched =
  * Events after `afterSequence`, then live ones; first the job as it is, last the job as it ended. Throws the signal's reason when
  * the caller leaves, and UNAVAILABLE / SHUTTING_DOWN when the server drains (the job is queued again then).
  */
-export async function* watchJob(store: JobStore, name: string, afterSequence: number, signal: AbortSignal, draining: AbortSignal, heartbeatMs = HEARTBEAT_MS): AsyncGenerator<Watched> {
+export async function* watchJob(
+  store: JobStore,
+  name: string,
+  afterSequence: number,
+  signal: AbortSignal,
+  draining: AbortSignal,
+  heartbeatMs = HEARTBEAT_MS,
+): AsyncGenerator<Watched> {
   const fields = new Fields();
   fields.check('after_sequence', afterSequence >= 0, `must be 0 or more, not ${afterSequence}`);
   fields.done();
@@ -113,5 +128,7 @@ async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined
 /** ABORTED / ETAG_MISMATCH unless `given` is empty or the resource's own. */
 export function checkEtag(name: string, given: string, actual: string): void {
   if (given === '' || given === actual) return;
-  throw new LoricaError('ABORTED', 'ETAG_MISMATCH', `${name} has changed since its etag was read`, { hint: 'Read it again and repeat the call with the new etag.' });
+  throw new LoricaError('ABORTED', 'ETAG_MISMATCH', `${name} has changed since its etag was read`, {
+    hint: 'Read it again and repeat the call with the new etag.',
+  });
 }

@@ -41,7 +41,10 @@ export function modelHandlers({ models, once }: ModelDependencies): Handlers<typ
       const rest = (await models.list()).filter(({ id }) => modelName(id) > after);
       const page = rest.slice(0, size);
       const last = page.at(-1);
-      return { models: page.map(modelMessage), nextPageToken: rest.length > size && last !== undefined ? Buffer.from(modelName(last.id)).toString('base64url') : '' };
+      return {
+        models: page.map(modelMessage),
+        nextPageToken: rest.length > size && last !== undefined ? Buffer.from(modelName(last.id)).toString('base64url') : '',
+      };
     },
     async *importModel(request, context) {
       needOperator(context);
@@ -54,7 +57,8 @@ export function modelHandlers({ models, once }: ModelDependencies): Handlers<typ
       yield* progressing((report) =>
         source!.$case === 'path'
           ? models.importPath(request.modelId, source!.value)
-          : models.importCatalogue(source!.value, request.modelId === '' ? undefined : request.modelId, report, context.signal));
+          : models.importCatalogue(source!.value, request.modelId === '' ? undefined : request.modelId, report, context.signal),
+      );
     },
     deleteModel: async (request, context) => {
       needOperator(context);
@@ -62,14 +66,19 @@ export function modelHandlers({ models, once }: ModelDependencies): Handlers<typ
       fields.requestId('request_id', request.requestId);
       const id = parseModelName('name', request.name, fields);
       fields.done();
-      return once.run(context, request, { name: request.name }, {
-        first: async () => {
-          await models.remove(id!);
-          return {};
+      return once.run(
+        context,
+        request,
+        { name: request.name },
+        {
+          first: async () => {
+            await models.remove(id!);
+            return {};
+          },
+          nameOf: () => request.name,
+          again: async () => ({}),
         },
-        nameOf: () => request.name,
-        again: async () => ({}),
-      });
+      );
     },
   };
 }

@@ -25,9 +25,21 @@ const KINDS = {
   tuningJob: kind(`${TENANT}/tuningJobs/(${ID})`, 'tenants/{tenant}/tuningJobs/{job}', 'JOB_NOT_FOUND'),
   evaluation: kind(`${TENANT}/evaluations/(${ID})`, 'tenants/{tenant}/evaluations/{evaluation}', 'EVALUATION_NOT_FOUND'),
   adapter: kind(`${TENANT}/adapters/(${ID})`, 'tenants/{tenant}/adapters/{adapter}', 'ADAPTER_NOT_FOUND'),
-  adapterVersion: kind(`${TENANT}/adapters/(${ID})/versions/([0-9a-f]{64})`, 'tenants/{tenant}/adapters/{adapter}/versions/{64 hex digits}', 'ADAPTER_NOT_FOUND'),
-  adapterAlias: kind(`${TENANT}/adapters/(${ID})/aliases/(${ID})`, 'tenants/{tenant}/adapters/{adapter}/aliases/{alias}', 'ADAPTER_NOT_FOUND'),
-  reference: kind(`${TENANT}/adapters/(${ID})(?:@(${ID}|sha256:[0-9a-f]{64})|/versions/([0-9a-f]{64}))`, 'tenants/{tenant}/adapters/{adapter}@{alias or sha256:…}', 'ADAPTER_NOT_FOUND'),
+  adapterVersion: kind(
+    `${TENANT}/adapters/(${ID})/versions/([0-9a-f]{64})`,
+    'tenants/{tenant}/adapters/{adapter}/versions/{64 hex digits}',
+    'ADAPTER_NOT_FOUND',
+  ),
+  adapterAlias: kind(
+    `${TENANT}/adapters/(${ID})/aliases/(${ID})`,
+    'tenants/{tenant}/adapters/{adapter}/aliases/{alias}',
+    'ADAPTER_NOT_FOUND',
+  ),
+  reference: kind(
+    `${TENANT}/adapters/(${ID})(?:@(${ID}|sha256:[0-9a-f]{64})|/versions/([0-9a-f]{64}))`,
+    'tenants/{tenant}/adapters/{adapter}@{alias or sha256:…}',
+    'ADAPTER_NOT_FOUND',
+  ),
 } as const;
 
 export type NameKind = keyof typeof KINDS;
@@ -53,7 +65,10 @@ export function notFound(kindOfName: NameKind, name: string): LoricaError {
 export function parseName(kindOfName: NameKind, field: string, value: string, identity: Identity, fields: Fields): ParsedName | undefined {
   const match = KINDS[kindOfName].pattern.exec(value);
   if (match === null) {
-    fields.add(field, value === '' ? `is required, of the form ${KINDS[kindOfName].form}` : `must be of the form ${KINDS[kindOfName].form}`);
+    fields.add(
+      field,
+      value === '' ? `is required, of the form ${KINDS[kindOfName].form}` : `must be of the form ${KINDS[kindOfName].form}`,
+    );
     return undefined;
   }
   const [tenant = '', ...ids] = match.slice(1).filter((part: string | undefined) => part !== undefined);

@@ -11,7 +11,8 @@ export function bodyDigest(body: unknown): string {
   const sorted = JSON.stringify(body, (_key, value: unknown) =>
     value !== null && typeof value === 'object' && !Array.isArray(value)
       ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : value);
+      : value,
+  );
   return createHash('sha256').update(sorted).digest('hex');
 }
 
@@ -25,11 +26,18 @@ export class Once {
    * `again(name)` instead. Without an id, just `first`. INVALID_ARGUMENT / REQUEST_ID_REUSED when the body differs.
    */
   async run<R>(
-    context: CallContext, request: { readonly requestId: string }, body: unknown,
+    context: CallContext,
+    request: { readonly requestId: string },
+    body: unknown,
     steps: { first: () => Promise<R>; nameOf: (answer: R) => string; again: (name: string) => Promise<R> },
   ): Promise<R> {
     if (request.requestId === '') return steps.first();
-    const key = { tenant: context.identity.tenant, method: context.method, requestId: request.requestId.toLowerCase(), requestDigest: bodyDigest(body) };
+    const key = {
+      tenant: context.identity.tenant,
+      method: context.method,
+      requestId: request.requestId.toLowerCase(),
+      requestDigest: bodyDigest(body),
+    };
     const id = `${key.tenant} ${key.method} ${key.requestId}`;
     const previous = this.running.get(id);
     const run = (async (): Promise<R> => {

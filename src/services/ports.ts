@@ -42,7 +42,11 @@ export interface TextModel {
   continuation(prompt: string, continuation: string): number[];
   /** FAILED_PRECONDITION / MODEL_UNSUPPORTED where the model has no chat template. */
   chat(messages: readonly { readonly role: string; readonly content: string }[]): number[];
-  labelled(text: string, label: string, template?: { readonly prompt: string; readonly label: string }): { prompt: string; continuation: string };
+  labelled(
+    text: string,
+    label: string,
+    template?: { readonly prompt: string; readonly label: string },
+  ): { prompt: string; continuation: string };
   encode(text: string, options: { readonly addSpecialTokens: boolean }): number[];
   decode(tokens: readonly number[], options: { readonly skipSpecialTokens: boolean }): string;
 }
@@ -57,7 +61,12 @@ export interface ModelLibrary {
   /** Registers a folder or file of this machine. ALREADY_EXISTS when the id names other files. */
   importPath(id: string, path: string): Promise<ModelInfo>;
   /** Fetches a catalogue model where needed and registers it; `id` defaults to the catalogue's. */
-  importCatalogue(catalogueId: string, id: string | undefined, onProgress: (progress: ImportProgress) => void, signal: AbortSignal): Promise<ModelInfo>;
+  importCatalogue(
+    catalogueId: string,
+    id: string | undefined,
+    onProgress: (progress: ImportProgress) => void,
+    signal: AbortSignal,
+  ): Promise<ModelInfo>;
   /** FAILED_PRECONDITION for a model that the configuration names. */
   remove(id: string): Promise<void>;
 }

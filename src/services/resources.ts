@@ -78,5 +78,10 @@ export function adapterVersionMessage(version: AdapterVersion): proto.AdapterVer
 }
 
 export function adapterAliasMessage(alias: AdapterAlias): proto.AdapterAlias {
-  return { name: alias.name, version: versionName(alias.tenant, alias.adapter, alias.digest), updateTime: alias.updateTime, etag: alias.etag };
+  return {
+    name: alias.name,
+    version: versionName(alias.tenant, alias.adapter, alias.digest),
+    updateTime: alias.updateTime,
+    etag: alias.etag,
+  };
 }

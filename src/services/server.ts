@@ -57,7 +57,9 @@ export interface Services {
   readonly setServing: (serving: boolean) => void;
 }
 
-const SERVICES = ['AdapterService', 'DatasetService', 'EvaluateService', 'GenerateService', 'ModelService', 'TuneService'].map((name) => `lorica.v1.${name}`);
+const SERVICES = ['AdapterService', 'DatasetService', 'EvaluateService', 'GenerateService', 'ModelService', 'TuneService'].map(
+  (name) => `lorica.v1.${name}`,
+);
 
 /** The FileDescriptorSet in `file` (made by `npm run proto`), as the reflection service takes it. */
 function descriptors(file: string): PackageDefinition {
@@ -74,12 +76,19 @@ function descriptors(file: string): PackageDefinition {
 /** The definitions under `protoFolder` as proto-loader reads them, for `lorica call`. */
 export function loadProtos(protoFolder: string): PackageDefinition {
   const files = readdirSync(join(protoFolder, 'lorica', 'v1')).filter((file) => file.endsWith('.proto'));
-  return loadSync(files.map((file) => `lorica/v1/${file}`), { includeDirs: [protoFolder], longs: Number, enums: String, defaults: false, oneofs: true, keepCase: true });
+  return loadSync(
+    files.map((file) => `lorica/v1/${file}`),
+    { includeDirs: [protoFolder], longs: Number, enums: String, defaults: false, oneofs: true, keepCase: true },
+  );
 }
 
 export function createServices(dependencies: ServiceDependencies): Services {
   const { metrics, logger, draining, authenticate, models, adapters } = dependencies;
-  const server = new Server({ 'grpc.max_receive_message_length': 4 << 20, 'grpc.keepalive_time_ms': 30_000, 'grpc.keepalive_timeout_ms': 20_000 });
+  const server = new Server({
+    'grpc.max_receive_message_length': 4 << 20,
+    'grpc.keepalive_time_ms': 30_000,
+    'grpc.keepalive_timeout_ms': 20_000,
+  });
   const environment: CallEnvironment = { authenticate, metrics, logger, draining, clock: systemClock };
   const shared = { ...dependencies, once: new Once(dependencies.requests), targets: new Targets(models, adapters) };
 

@@ -45,9 +45,15 @@ export interface CallStatus {
 export function presentable(error: unknown): LoricaError {
   if (error instanceof LoricaError) return error;
   if (isStorageFull(error)) {
-    return new LoricaError('RESOURCE_EXHAUSTED', 'STORAGE_FULL', 'the disk is full; nothing was stored', { hint: 'Free space on the data volume, then try again.', cause: error });
+    return new LoricaError('RESOURCE_EXHAUSTED', 'STORAGE_FULL', 'the disk is full; nothing was stored', {
+      hint: 'Free space on the data volume, then try again.',
+      cause: error,
+    });
   }
-  return new LoricaError('INTERNAL', 'INTERNAL', 'internal error', { hint: 'The server log has an entry with this request id.', cause: error });
+  return new LoricaError('INTERNAL', 'INTERNAL', 'internal error', {
+    hint: 'The server log has an entry with this request id.',
+    cause: error,
+  });
 }
 
 /** The status that ends a call: code, text cut to its budget, details and the request id as trailers. */
@@ -55,7 +61,10 @@ export function toStatus(error: LoricaError, requestId: string): CallStatus {
   const metadata = new Metadata();
   const details = cut(error.message, MESSAGE_BYTES);
   metadata.set(REQUEST_ID_KEY, requestId);
-  metadata.set(DETAILS_KEY, Buffer.from(Status.encode({ code: CODES[error.code], message: details, details: errorDetails(error, requestId) }).finish()));
+  metadata.set(
+    DETAILS_KEY,
+    Buffer.from(Status.encode({ code: CODES[error.code], message: details, details: errorDetails(error, requestId) }).finish()),
+  );
   return { code: CODES[error.code], details, metadata };
 }
 
@@ -71,7 +80,12 @@ function errorDetails(error: LoricaError, requestId: string): Any[] {
     pack('RequestInfo', RequestInfo, { requestId, servingData: '' }),
   ];
   if (error.violations.length > 0) {
-    const fieldViolations = fit(error.violations).map(({ field, description }) => ({ field, description, reason: '', localizedMessage: undefined }));
+    const fieldViolations = fit(error.violations).map(({ field, description }) => ({
+      field,
+      description,
+      reason: '',
+      localizedMessage: undefined,
+    }));
     details.push(pack('BadRequest', BadRequest, { fieldViolations }));
   }
   const subject = error.metadata['resource'] ?? '';

@@ -26,7 +26,10 @@ export interface Target {
 }
 
 export class Targets {
-  constructor(private readonly models: ModelLibrary, private readonly adapters: AdapterRegistry) {}
+  constructor(
+    private readonly models: ModelLibrary,
+    private readonly adapters: AdapterRegistry,
+  ) {}
 
   /** INVALID_ARGUMENT when malformed, NOT_FOUND when not there or not the caller's, FAILED_PRECONDITION when its base has changed. */
   async resolve(value: string, field: string, identity: Pick<Identity, 'tenant'>): Promise<Target> {
@@ -41,17 +44,32 @@ export class Targets {
     const version = await this.version(value, field, identity);
     const { digest } = await this.usable(version.baseModel);
     if (digest !== version.baseDigest) {
-      throw new LoricaError('FAILED_PRECONDITION', 'ADAPTER_INCOMPATIBLE', `${version.name} was made for ${modelName(version.baseModel)} with digest ${version.baseDigest}, but the model here has ${digest}`, {
-        hint: 'Restore the model that it was tuned on, or tune again.', metadata: { resource: version.name },
-      });
+      throw new LoricaError(
+        'FAILED_PRECONDITION',
+        'ADAPTER_INCOMPATIBLE',
+        `${version.name} was made for ${modelName(version.baseModel)} with digest ${version.baseDigest}, but the model here has ${digest}`,
+        {
+          hint: 'Restore the model that it was tuned on, or tune again.',
+          metadata: { resource: version.name },
+        },
+      );
     }
     return {
       resolved: {
         modelId: version.baseModel,
         modelDigest: digest,
-        adapter: { name: `tenants/${version.tenant}/adapters/${version.adapter}`, digest: version.digest, load: () => this.adapters.load(version) },
+        adapter: {
+          name: `tenants/${version.tenant}/adapters/${version.adapter}`,
+          digest: version.digest,
+          load: () => this.adapters.load(version),
+        },
       },
-      servedBy: { baseModel: modelName(version.baseModel), baseDigest: digest, adapterVersion: version.name, adapterDigest: version.digest },
+      servedBy: {
+        baseModel: modelName(version.baseModel),
+        baseDigest: digest,
+        adapterVersion: version.name,
+        adapterDigest: version.digest,
+      },
       pinned: version.name,
     };
   }
@@ -59,7 +77,8 @@ export class Targets {
   /** The version that `adapter@alias`, `adapter@sha256:…` or `…/versions/…` names. */
   async version(value: string, field: string, identity: Pick<Identity, 'tenant'>): Promise<AdapterVersion> {
     const fields = new Fields();
-    if (/^tenants\/[^/@]+\/adapters\/[^/@]+$/.test(value)) fields.add(field, 'names an adapter without a version: append @alias, such as @production, or @sha256:…');
+    if (/^tenants\/[^/@]+\/adapters\/[^/@]+$/.test(value))
+      fields.add(field, 'names an adapter without a version: append @alias, such as @production, or @sha256:…');
     else parseName('reference', field, value, { ...identity, roles: [] }, fields);
     fields.done();
     const { tenant, ids } = parseName('reference', field, value, { ...identity, roles: [] }, fields)!;
@@ -70,6 +89,8 @@ export class Targets {
   private async usable(model: string): Promise<{ readonly digest: string }> {
     const info = await this.models.get(model);
     if (info.problem === '') return info;
-    throw new LoricaError('FAILED_PRECONDITION', 'MODEL_NOT_FOUND', `${modelName(model)} can not be used: ${info.problem}`, { metadata: { resource: modelName(model) } });
+    throw new LoricaError('FAILED_PRECONDITION', 'MODEL_NOT_FOUND', `${modelName(model)} can not be used: ${info.problem}`, {
+      metadata: { resource: modelName(model) },
+    });
   }
 }

@@ -87,7 +87,8 @@ export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDe
     return job;
   };
 
-  const name = (value: string, context: CallContext, fields = new Fields()): string => needName('tuningJob', 'name', value, context.identity, fields).name;
+  const name = (value: string, context: CallContext, fields = new Fields()): string =>
+    needName('tuningJob', 'name', value, context.identity, fields).name;
 
   const watch = async function* (job: string, afterSequence: number, context: CallContext): AsyncGenerator<TuningJobEvent> {
     for await (const event of watchJob(jobs, job, afterSequence, context.signal, draining)) yield eventMessage(event);
@@ -105,33 +106,49 @@ export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDe
       const fields = new Fields();
       fields.page(request.pageSize);
       const { tenant } = needName('tenant', 'parent', request.parent, context.identity, fields);
-      const page = await jobs.list({ kind: 'tuning', tenant, pageSize: request.pageSize, pageToken: request.pageToken, filter: request.filter });
+      const page = await jobs.list({
+        kind: 'tuning',
+        tenant,
+        pageSize: request.pageSize,
+        pageToken: request.pageToken,
+        filter: request.filter,
+      });
       return { tuningJobs: page.items.map(tuningJobMessage), nextPageToken: page.nextPageToken };
     },
     cancelTuningJob: async (request, context) => {
       const fields = new Fields();
       fields.requestId('request_id', request.requestId);
       const job = name(request.name, context, fields);
-      return once.run(context, request, { job }, {
-        first: async () => tuningJobMessage(await jobs.cancel(job)),
-        nameOf: () => job,
-        again: async () => tuningJobMessage(await jobs.get(job)),
-      });
+      return once.run(
+        context,
+        request,
+        { job },
+        {
+          first: async () => tuningJobMessage(await jobs.cancel(job)),
+          nameOf: () => job,
+          again: async () => tuningJobMessage(await jobs.get(job)),
+        },
+      );
     },
     deleteTuningJob: async (request, context) => {
       const fields = new Fields();
       fields.requestId('request_id', request.requestId);
       const job = name(request.name, context, fields);
-      return once.run(context, request, { job, etag: request.etag }, {
-        first: async () => {
-          const { etag, state } = await jobs.get(job);
-          if (isTerminal(state)) checkEtag(job, request.etag, etag);
-          await jobs.delete(job);
-          return {};
+      return once.run(
+        context,
+        request,
+        { job, etag: request.etag },
+        {
+          first: async () => {
+            const { etag, state } = await jobs.get(job);
+            if (isTerminal(state)) checkEtag(job, request.etag, etag);
+            await jobs.delete(job);
+            return {};
+          },
+          nameOf: () => job,
+          again: async () => ({}),
         },
-        nameOf: () => job,
-        again: async () => ({}),
-      });
+      );
     },
     async *watchTuningJob(request, context) {
       yield* watch(name(request.name, context), request.afterSequence, context);

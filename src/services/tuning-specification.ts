@@ -45,7 +45,12 @@ export const LOSS_SCOPES: Partial<Record<proto.LossScope, 'completion' | 'all'>>
 };
 
 /** Reads the message; broken rules go to `fields`, and the result is then not to be used. */
-export function readTuningSpecification(message: proto.TuningSpecification | undefined, path: string, identity: Identity, fields: Fields): TuningRequest | undefined {
+export function readTuningSpecification(
+  message: proto.TuningSpecification | undefined,
+  path: string,
+  identity: Identity,
+  fields: Fields,
+): TuningRequest | undefined {
   if (message === undefined) {
     fields.add(path, 'is required');
     return undefined;
@@ -54,13 +59,21 @@ export function readTuningSpecification(message: proto.TuningSpecification | und
   fields.id(`${path}.adapter_id`, message.adapterId);
   fields.id(`${path}.alias`, message.alias, { optional: true });
   fields.integer(`${path}.seed`, message.seed, 0, MAX_INTEGER);
-  fields.check(`${path}.stages`, message.stages.length >= 1 && message.stages.length <= 16, `must be 1 to 16 stages, not ${message.stages.length}`);
+  fields.check(
+    `${path}.stages`,
+    message.stages.length >= 1 && message.stages.length <= 16,
+    `must be 1 to 16 stages, not ${message.stages.length}`,
+  );
   const stages = message.stages.map((stage, i) => readStage(stage, `${path}.stages[${i}]`, identity, fields));
   return {
     specification: { baseModel, stages, seed: message.seed ?? 0 },
     adapter: message.adapterId,
     alias: message.alias === '' ? undefined : message.alias,
-    canonical: { ...message, baseModel: modelName(baseModel), stages: message.stages.map((stage, i) => ({ ...stage, dataset: stages[i]?.dataset ?? stage.dataset })) },
+    canonical: {
+      ...message,
+      baseModel: modelName(baseModel),
+      stages: message.stages.map((stage, i) => ({ ...stage, dataset: stages[i]?.dataset ?? stage.dataset })),
+    },
   };
 }
 
@@ -91,7 +104,10 @@ function readStage(stage: proto.TuningStage, path: string, identity: Identity, f
   fields.integer(`${path}.max_length_tokens`, stage.maxLengthTokens, 2, 1_048_576);
   if (stage.length?.$case === 'epochs') fields.integer(`${path}.epochs`, stage.length.value, 1, 10_000);
   if (stage.length?.$case === 'steps') fields.integer(`${path}.steps`, stage.length.value, 1, 1_000_000);
-  const betas = optimizer?.beta1 === undefined && optimizer?.beta2 === undefined ? undefined : ([optimizer.beta1 ?? 0.9, optimizer.beta2 ?? 0.999] as const);
+  const betas =
+    optimizer?.beta1 === undefined && optimizer?.beta2 === undefined
+      ? undefined
+      : ([optimizer.beta1 ?? 0.9, optimizer.beta2 ?? 0.999] as const);
   return defined({
     trainable: readTrainable(stage.trainable, `${path}.trainable`, fields),
     dataset: parseName('dataset', `${path}.dataset`, stage.dataset, identity, fields)?.name ?? '',
@@ -131,7 +147,9 @@ function readTrainable(trainable: proto.Trainable | undefined, path: string, fie
       return readComponents(selection.value, `${path}.components`, fields);
     case 'names':
       fields.check(`${path}.names.patterns`, selection.value.patterns.length > 0, 'must hold at least one pattern');
-      selection.value.patterns.forEach((pattern, i) => fields.check(`${path}.names.patterns[${i}]`, /^[\w.*]{1,256}$/.test(pattern), 'must be letters, digits, dots, underscores and *'));
+      selection.value.patterns.forEach((pattern, i) =>
+        fields.check(`${path}.names.patterns[${i}]`, /^[\w.*]{1,256}$/.test(pattern), 'must be letters, digits, dots, underscores and *'),
+      );
       return { kind: 'names', patterns: selection.value.patterns };
     case 'lora':
       fields.check(`${path}.lora`, !insideUnion, 'can not be part of a union; train LoRA in a stage of its own');
@@ -170,7 +188,12 @@ function readLora(message: proto.LoraSelection, path: string, fields: Fields): L
   fields.integer(`${path}.rank`, message.rank, 1, 256);
   fields.number(`${path}.alpha`, message.alpha, 0, 4096, { least: true });
   message.targetModules.forEach((module, i) =>
-    fields.check(`${path}.target_modules[${i}]`, LINEAR_MODULES.includes(module), `must be one of ${LINEAR_MODULES.join(', ')}, not ${JSON.stringify(module)}`));
+    fields.check(
+      `${path}.target_modules[${i}]`,
+      LINEAR_MODULES.includes(module),
+      `must be one of ${LINEAR_MODULES.join(', ')}, not ${JSON.stringify(module)}`,
+    ),
+  );
   fields.distinct(`${path}.target_modules`, message.targetModules);
   readLayers(`${path}.layers`, message.layers, fields);
   return defined({
@@ -203,12 +226,24 @@ export function readLossScope(scope: proto.LossScope | undefined, path: string, 
 }
 
 /** A template with both texts; one left empty gets its default. Undefined when the message is absent. */
-export function readLabelTemplate(message: LabelTemplate | undefined, path: string, fields: Fields): { prompt: string; label: string } | undefined {
+export function readLabelTemplate(
+  message: LabelTemplate | undefined,
+  path: string,
+  fields: Fields,
+): { prompt: string; label: string } | undefined {
   if (message === undefined) return undefined;
   const prompt = message.promptTemplate === '' ? '{text}\nLabel:' : message.promptTemplate;
   const label = message.labelTemplate === '' ? ' {label}' : message.labelTemplate;
-  fields.check(`${path}.prompt_template`, prompt.includes('{text}') && prompt.length <= 65_536, 'must hold {text} and at most 65536 characters');
-  fields.check(`${path}.label_template`, label.includes('{label}') && label.length <= 1024, 'must hold {label} and at most 1024 characters');
+  fields.check(
+    `${path}.prompt_template`,
+    prompt.includes('{text}') && prompt.length <= 65_536,
+    'must hold {text} and at most 65536 characters',
+  );
+  fields.check(
+    `${path}.label_template`,
+    label.includes('{label}') && label.length <= 1024,
+    'must hold {label} and at most 1024 characters',
+  );
   return { prompt, label };
 }
 

@@ -12,7 +12,13 @@ beforeAll(async () => {
   harness = await startHarness();
   acme = harness.client({ tenant: 'acme' });
   other = harness.client({ tenant: 'other' });
-  await acme.datasets.uploadDataset({ parent: 'tenants/-', datasetId: 'good', format: DatasetFormat.DATASET_FORMAT_JSONL }, jsonl([{ text: 'a', label: 'x' }, { text: 'b', label: 'y' }]));
+  await acme.datasets.uploadDataset(
+    { parent: 'tenants/-', datasetId: 'good', format: DatasetFormat.DATASET_FORMAT_JSONL },
+    jsonl([
+      { text: 'a', label: 'x' },
+      { text: 'b', label: 'y' },
+    ]),
+  );
 });
 afterAll(() => harness.close());
 
@@ -25,7 +31,10 @@ describe('datasets', () => {
     const error = await failure(acme.datasets.uploadDataset(header('bad'), bytes));
     expect(error).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'DATASET_INVALID' });
     for (const line of [2, 3, 4]) expect(error.violations.some(({ field }) => field.includes(`line ${line}`))).toBe(true);
-    expect(await failure(acme.datasets.getDataset({ name: 'tenants/-/datasets/bad' }))).toMatchObject({ code: 'NOT_FOUND', reason: 'DATASET_NOT_FOUND' });
+    expect(await failure(acme.datasets.getDataset({ name: 'tenants/-/datasets/bad' }))).toMatchObject({
+      code: 'NOT_FOUND',
+      reason: 'DATASET_NOT_FOUND',
+    });
   });
 
   test('a thousand findings still make a status that arrives, and are counted', async () => {
@@ -36,9 +45,19 @@ describe('datasets', () => {
   });
 
   test('digest, id, format and parent are checked together', async () => {
-    const error = await failure(acme.datasets.uploadDataset({ parent: 'nobody', datasetId: 'Bad Id', sha256: 'zz', requestId: 'not-a-uuid' }, jsonl([{ text: 'a' }])));
-    expect(error.violations.map(({ field }) => field).sort()).toEqual(['header.dataset_id', 'header.format', 'header.parent', 'header.request_id', 'header.sha256']);
-    expect(await failure(acme.datasets.uploadDataset(header('digest', { sha256: '0'.repeat(64) }), jsonl([{ text: 'a' }])))).toMatchObject({ reason: 'DIGEST_MISMATCH' });
+    const error = await failure(
+      acme.datasets.uploadDataset({ parent: 'nobody', datasetId: 'Bad Id', sha256: 'zz', requestId: 'not-a-uuid' }, jsonl([{ text: 'a' }])),
+    );
+    expect(error.violations.map(({ field }) => field).sort()).toEqual([
+      'header.dataset_id',
+      'header.format',
+      'header.parent',
+      'header.request_id',
+      'header.sha256',
+    ]);
+    expect(await failure(acme.datasets.uploadDataset(header('digest', { sha256: '0'.repeat(64) }), jsonl([{ text: 'a' }])))).toMatchObject({
+      reason: 'DIGEST_MISMATCH',
+    });
   });
 
   test('the same request id gives the first answer again, another body is refused', async () => {
@@ -46,8 +65,14 @@ describe('datasets', () => {
     const bytes = jsonl([{ text: 'once' }]);
     const first = await acme.datasets.uploadDataset(header('once', { requestId }), bytes);
     expect(await acme.datasets.uploadDataset(header('once', { requestId }), bytes)).toEqual(first);
-    expect(await failure(acme.datasets.uploadDataset(header('twice', { requestId }), bytes))).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'REQUEST_ID_REUSED' });
-    expect(await failure(acme.datasets.uploadDataset(header('once'), bytes))).toMatchObject({ code: 'ALREADY_EXISTS', reason: 'ALREADY_EXISTS' });
+    expect(await failure(acme.datasets.uploadDataset(header('twice', { requestId }), bytes))).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      reason: 'REQUEST_ID_REUSED',
+    });
+    expect(await failure(acme.datasets.uploadDataset(header('once'), bytes))).toMatchObject({
+      code: 'ALREADY_EXISTS',
+      reason: 'ALREADY_EXISTS',
+    });
   });
 });
 
@@ -58,7 +83,10 @@ describe('names', () => {
     expect(theirs).toMatchObject({ code: 'NOT_FOUND', reason: 'DATASET_NOT_FOUND', message: 'tenants/acme/datasets/good does not exist' });
     expect(nobodys).toMatchObject({ code: 'NOT_FOUND', reason: 'DATASET_NOT_FOUND', message: 'tenants/acme/datasets/gone does not exist' });
     expect((await other.datasets.listDatasets({ parent: 'tenants/-' })).datasets).toEqual([]);
-    expect(await failure(other.datasets.listDatasets({ parent: 'tenants/acme' }))).toMatchObject({ code: 'NOT_FOUND', reason: 'TENANT_NOT_FOUND' });
+    expect(await failure(other.datasets.listDatasets({ parent: 'tenants/acme' }))).toMatchObject({
+      code: 'NOT_FOUND',
+      reason: 'TENANT_NOT_FOUND',
+    });
   });
 
   test('an unknown adapter, tenant or model never becomes the base', async () => {
@@ -72,33 +100,61 @@ describe('names', () => {
 
 describe('tuning specifications', () => {
   test('all impossible options are named by their paths', async () => {
-    const error = await failure(acme.tune.createTuningJob({
-      parent: 'tenants/-',
-      specification: {
-        baseModel: 'm', adapterId: 'A', seed: -1,
-        stages: [
-          { dataset: 'good', trainable: { selection: { $case: 'lora', value: { rank: 1000, targetModules: ['x_proj'] } } }, optimizer: { learningRate: 0, beta1: 1 }, length: { $case: 'epochs', value: 0 }, batchSize: 0 },
-          { dataset: 'tenants/-/datasets/good' },
-        ],
-      },
-    }));
+    const error = await failure(
+      acme.tune.createTuningJob({
+        parent: 'tenants/-',
+        specification: {
+          baseModel: 'm',
+          adapterId: 'A',
+          seed: -1,
+          stages: [
+            {
+              dataset: 'good',
+              trainable: { selection: { $case: 'lora', value: { rank: 1000, targetModules: ['x_proj'] } } },
+              optimizer: { learningRate: 0, beta1: 1 },
+              length: { $case: 'epochs', value: 0 },
+              batchSize: 0,
+            },
+            { dataset: 'tenants/-/datasets/good' },
+          ],
+        },
+      }),
+    );
     expect(error).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'INVALID_FIELD' });
     expect(error.violations.map(({ field }) => field).sort()).toEqual([
-      'specification.adapter_id', 'specification.base_model', 'specification.seed',
-      'specification.stages[0].batch_size', 'specification.stages[0].dataset', 'specification.stages[0].epochs',
-      'specification.stages[0].optimizer.beta1', 'specification.stages[0].optimizer.learning_rate',
-      'specification.stages[0].trainable.lora.rank', 'specification.stages[0].trainable.lora.target_modules[0]',
+      'specification.adapter_id',
+      'specification.base_model',
+      'specification.seed',
+      'specification.stages[0].batch_size',
+      'specification.stages[0].dataset',
+      'specification.stages[0].epochs',
+      'specification.stages[0].optimizer.beta1',
+      'specification.stages[0].optimizer.learning_rate',
+      'specification.stages[0].trainable.lora.rank',
+      'specification.stages[0].trainable.lora.target_modules[0]',
       'specification.stages[1].trainable',
     ]);
   });
 
-  const stage = (trainable: object, more = {}) => ({ parent: 'tenants/-', specification: { baseModel: 'models/m', adapterId: 'a', stages: [{ dataset: 'tenants/-/datasets/good', trainable: trainable as never, ...more }] } });
+  const stage = (trainable: object, more = {}) => ({
+    parent: 'tenants/-',
+    specification: {
+      baseModel: 'models/m',
+      adapterId: 'a',
+      stages: [{ dataset: 'tenants/-/datasets/good', trainable: trainable as never, ...more }],
+    },
+  });
 
   test('what the model does not have is refused before a job exists', async () => {
-    expect(await failure(acme.tune.createTuningJob(stage({ selection: { $case: 'layers', value: { indices: [99] } } })))).toMatchObject({ code: 'INVALID_ARGUMENT' });
+    expect(await failure(acme.tune.createTuningJob(stage({ selection: { $case: 'layers', value: { indices: [99] } } })))).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    });
     const long = await failure(acme.tune.createTuningJob(stage({ selection: { $case: 'full', value: {} } }, { maxLengthTokens: 100_000 })));
     expect(long.violations.map(({ field }) => field)).toEqual(['specification.stages[0].max_length_tokens']);
-    const absent = { ...stage({ selection: { $case: 'full', value: {} } }), specification: { ...stage({ selection: { $case: 'full', value: {} } }).specification, baseModel: 'models/gone' } };
+    const absent = {
+      ...stage({ selection: { $case: 'full', value: {} } }),
+      specification: { ...stage({ selection: { $case: 'full', value: {} } }).specification, baseModel: 'models/gone' },
+    };
     expect(await failure(acme.tune.createTuningJob(absent))).toMatchObject({ code: 'NOT_FOUND', reason: 'MODEL_NOT_FOUND' });
     expect((await acme.tune.listTuningJobs({ parent: 'tenants/-' })).tuningJobs).toEqual([]);
   });
@@ -112,12 +168,26 @@ describe('tuning specifications', () => {
 
 describe('generation', () => {
   test('sampling out of range is listed whole', async () => {
-    const error = await failure(acme.generate.generate({ target: 'models/m', input: { $case: 'prompt', value: 'x' }, sampling: { temperature: 3, topP: 0, topK: -1, maxTokens: 0, stop: [''] } }));
-    expect(error.violations.map(({ field }) => field).sort()).toEqual(['sampling.max_tokens', 'sampling.stop[0]', 'sampling.temperature', 'sampling.top_k', 'sampling.top_p']);
+    const error = await failure(
+      acme.generate.generate({
+        target: 'models/m',
+        input: { $case: 'prompt', value: 'x' },
+        sampling: { temperature: 3, topP: 0, topK: -1, maxTokens: 0, stop: [''] },
+      }),
+    );
+    expect(error.violations.map(({ field }) => field).sort()).toEqual([
+      'sampling.max_tokens',
+      'sampling.stop[0]',
+      'sampling.temperature',
+      'sampling.top_k',
+      'sampling.top_p',
+    ]);
   });
 
   test('a prompt beyond the context says so', async () => {
-    expect(await failure(acme.generate.generate({ target: 'models/m', input: { $case: 'prompt', value: 'word '.repeat(500) } }))).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'CONTEXT_LENGTH_EXCEEDED' });
+    expect(
+      await failure(acme.generate.generate({ target: 'models/m', input: { $case: 'prompt', value: 'word '.repeat(500) } })),
+    ).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'CONTEXT_LENGTH_EXCEEDED' });
   });
 
   test('temperature 0 is a value, not the default', async () => {
@@ -129,9 +199,19 @@ describe('generation', () => {
 describe('evaluations', () => {
   test('labels must cover the dataset, targets must exist', async () => {
     const create = (labels: string[], targets: string[]) =>
-      failure(acme.evaluate.createEvaluation({ parent: 'tenants/-', specification: { dataset: 'tenants/-/datasets/good', targets, task: { $case: 'classification', value: { labels } } } }));
-    expect((await create(['x', 'z'], ['models/m'])).violations).toEqual([{ field: 'specification.classification.labels', description: 'must hold every label of the dataset; missing: y' }]);
-    expect(await create([], ['models/m', 'tenants/-/adapters/gone@production'])).toMatchObject({ code: 'NOT_FOUND', reason: 'ADAPTER_NOT_FOUND' });
+      failure(
+        acme.evaluate.createEvaluation({
+          parent: 'tenants/-',
+          specification: { dataset: 'tenants/-/datasets/good', targets, task: { $case: 'classification', value: { labels } } },
+        }),
+      );
+    expect((await create(['x', 'z'], ['models/m'])).violations).toEqual([
+      { field: 'specification.classification.labels', description: 'must hold every label of the dataset; missing: y' },
+    ]);
+    expect(await create([], ['models/m', 'tenants/-/adapters/gone@production'])).toMatchObject({
+      code: 'NOT_FOUND',
+      reason: 'ADAPTER_NOT_FOUND',
+    });
   });
 });
 
@@ -147,7 +227,15 @@ describe('transport', () => {
   test('bytes that are no message are INVALID_ARGUMENT, an unknown method UNIMPLEMENTED', async () => {
     const raw = new Client(harness.server.address, credentials.createInsecure());
     const send = (path: string, bytes: Buffer) =>
-      new Promise<ServiceError | null>((resolve) => raw.makeUnaryRequest(path, (message: Buffer) => message, (message) => message, bytes, (error) => resolve(error)));
+      new Promise<ServiceError | null>((resolve) =>
+        raw.makeUnaryRequest(
+          path,
+          (message: Buffer) => message,
+          (message) => message,
+          bytes,
+          (error) => resolve(error),
+        ),
+      );
     expect((await send('/lorica.v1.DatasetService/GetDataset', Buffer.from([0x0a, 0xff])))?.code).toBe(3);
     expect((await send('/lorica.v1.DatasetService/Nothing', Buffer.alloc(0)))?.code).toBe(12);
     raw.close();

@@ -21,10 +21,20 @@ export interface Harness {
 
 /** Settings of a test server; `folder` becomes its data folder. */
 export function testConfig(folder: string, flags: Flags = {}): ServerConfig {
-  const config = loadConfig({}, {
-    listen: '127.0.0.1:0', metricsListen: '127.0.0.1:0', dataDir: folder, models: `m=${TINY}`, modelCache: join(folder, 'models'),
-    maxContext: '96', threads: '1', grace: '5', ...flags,
-  });
+  const config = loadConfig(
+    {},
+    {
+      listen: '127.0.0.1:0',
+      metricsListen: '127.0.0.1:0',
+      dataDir: folder,
+      models: `m=${TINY}`,
+      modelCache: join(folder, 'models'),
+      maxContext: '96',
+      threads: '1',
+      grace: '5',
+      ...flags,
+    },
+  );
   return { ...config, embeddedModel: undefined };
 }
 
@@ -71,7 +81,16 @@ export async function collect<T>(stream: AsyncIterable<T>): Promise<T[]> {
 }
 
 /** The error that `work` must end with. */
-export async function failure(work: Promise<unknown>): Promise<{ code: string; reason: string; message: string; violations: readonly { field: string; description: string }[]; hint: string; requestId: string }> {
+export async function failure(
+  work: Promise<unknown>,
+): Promise<{
+  code: string;
+  reason: string;
+  message: string;
+  violations: readonly { field: string; description: string }[];
+  hint: string;
+  requestId: string;
+}> {
   try {
     await work;
   } catch (error) {

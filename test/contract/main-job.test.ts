@@ -24,14 +24,16 @@ const specification = (adapterId: string, steps = 6) => ({
   adapterId,
   alias: 'production',
   seed: 7,
-  stages: [{
-    dataset: 'tenants/-/datasets/reviews',
-    trainable: { selection: { $case: 'lora' as const, value: { rank: 4 } } },
-    optimizer: { learningRate: 0.01 },
-    length: { $case: 'steps' as const, value: steps },
-    batchSize: 4,
-    labelTemplate: TEMPLATE,
-  }],
+  stages: [
+    {
+      dataset: 'tenants/-/datasets/reviews',
+      trainable: { selection: { $case: 'lora' as const, value: { rank: 4 } } },
+      optimizer: { learningRate: 0.01 },
+      length: { $case: 'steps' as const, value: steps },
+      batchSize: 4,
+      labelTemplate: TEMPLATE,
+    },
+  ],
 });
 
 describe('the main job', () => {
@@ -39,7 +41,9 @@ describe('the main job', () => {
     const dataset = await upload('reviews', ROWS);
     expect(dataset).toMatchObject({ name: 'tenants/acme/datasets/reviews', rows: 24, labelRows: { yes: 12, no: 12 } });
 
-    const events: TuningJobEvent[] = await collect(client.tune.tune({ parent: 'tenants/-', specification: specification('sentiment'), tuningJobId: 'first' }));
+    const events: TuningJobEvent[] = await collect(
+      client.tune.tune({ parent: 'tenants/-', specification: specification('sentiment'), tuningJobId: 'first' }),
+    );
     expect(events[0]?.event).toMatchObject({ $case: 'job', value: { name: 'tenants/acme/tuningJobs/first' } });
     const steps = events.flatMap(({ event }) => (event?.$case === 'step' ? [event.value] : []));
     expect(steps.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6]);
@@ -57,23 +61,33 @@ describe('the main job', () => {
     const alias = await client.adapters.getAdapterAlias({ name: 'tenants/-/adapters/sentiment/aliases/production' });
     expect(alias.version).toBe(version.name);
 
-    const evaluation = await collect(client.evaluate.evaluate({
-      parent: 'tenants/-',
-      specification: {
-        dataset: 'tenants/-/datasets/reviews',
-        targets: ['models/m', 'tenants/-/adapters/sentiment@production'],
-        task: { $case: 'classification', value: { template: TEMPLATE } },
-        resamples: 2000,
-      },
-    }));
+    const evaluation = await collect(
+      client.evaluate.evaluate({
+        parent: 'tenants/-',
+        specification: {
+          dataset: 'tenants/-/datasets/reviews',
+          targets: ['models/m', 'tenants/-/adapters/sentiment@production'],
+          task: { $case: 'classification', value: { template: TEMPLATE } },
+          resamples: 2000,
+        },
+      }),
+    );
     const ended = evaluation.at(-1)!.event!;
     if (ended.$case !== 'result') throw new Error('the stream must end with the result');
     expect(ended.value.error).toBeUndefined();
     expect(ended.value.result).toMatchObject({ rows: 24, majorityAccuracy: 0.5 });
     expect(ended.value.result!.targets.map(({ servedBy }) => servedBy!.adapterDigest)).toEqual(['', version.digest]);
-    expect(ended.value.result!.comparisons.map(({ target, baseline, metric }) => [target, baseline, metric])).toContainEqual(['tenants/-/adapters/sentiment@production', 'models/m', 'accuracy']);
+    expect(ended.value.result!.comparisons.map(({ target, baseline, metric }) => [target, baseline, metric])).toContainEqual([
+      'tenants/-/adapters/sentiment@production',
+      'models/m',
+      'accuracy',
+    ]);
 
-    const answer = await client.generate.generate({ target: 'tenants/-/adapters/sentiment@production', input: { $case: 'prompt', value: 'good' }, sampling: { temperature: 0, maxTokens: 5 } });
+    const answer = await client.generate.generate({
+      target: 'tenants/-/adapters/sentiment@production',
+      input: { $case: 'prompt', value: 'good' },
+      sampling: { temperature: 0, maxTokens: 5 },
+    });
     expect(answer.servedBy).toMatchObject({ baseModel: 'models/m', adapterVersion: version.name, adapterDigest: version.digest });
     expect(answer.usage!.completionTokens).toBeLessThanOrEqual(5);
     expect([FinishReason.FINISH_REASON_LENGTH, FinishReason.FINISH_REASON_STOP]).toContain(answer.finishReason);
@@ -81,13 +95,23 @@ describe('the main job', () => {
 
   test('a moved alias serves new requests; a running stream ends on the version that it began with', async () => {
     const first = await client.adapters.getAdapterAlias({ name: ALIAS });
-    const events = await collect(client.tune.tune({ parent: 'tenants/-', specification: { ...specification('sentiment', 3), alias: '', seed: 8 }, tuningJobId: 'second' }));
+    const events = await collect(
+      client.tune.tune({
+        parent: 'tenants/-',
+        specification: { ...specification('sentiment', 3), alias: '', seed: 8 },
+        tuningJobId: 'second',
+      }),
+    );
     const end = events.at(-1)!.event!;
     if (end.$case !== 'result') throw new Error('the stream must end with the result');
     const second = end.value.result!.adapterVersion;
     expect(second).not.toBe(first.version);
 
-    const long = { target: 'tenants/-/adapters/sentiment@production', input: { $case: 'prompt' as const, value: 'good' }, sampling: { temperature: 0, maxTokens: 80 } };
+    const long = {
+      target: 'tenants/-/adapters/sentiment@production',
+      input: { $case: 'prompt' as const, value: 'good' },
+      sampling: { temperature: 0, maxTokens: 80 },
+    };
     const stream = client.generate.streamGenerate(long)[Symbol.asyncIterator]();
     expect((await stream.next()).value.event).toMatchObject({ $case: 'start', value: { servedBy: { adapterVersion: first.version } } });
     const moved = await client.adapters.setAdapterAlias({ name: ALIAS, version: second, etag: first.etag });
@@ -102,16 +126,26 @@ describe('the main job', () => {
     const pinned = await client.generate.generate({ ...long, target: first.version });
     expect(streamed).toBe(pinned.text);
 
-    expect(await failure(client.adapters.setAdapterAlias({ name: ALIAS, version: second, etag: first.etag }))).toMatchObject({ code: 'ABORTED', reason: 'ETAG_MISMATCH' });
+    expect(await failure(client.adapters.setAdapterAlias({ name: ALIAS, version: second, etag: first.etag }))).toMatchObject({
+      code: 'ABORTED',
+      reason: 'ETAG_MISMATCH',
+    });
     const back = await client.adapters.rollbackAdapterAlias({ name: ALIAS, requestId: '7f0c0a52-0d0b-4d4e-8b6b-0f1b8e1f2a01' });
     expect(back.version).toBe(first.version);
     // The repeated call must not roll back once more.
-    expect((await client.adapters.rollbackAdapterAlias({ name: ALIAS, requestId: '7f0c0a52-0d0b-4d4e-8b6b-0f1b8e1f2a01' })).version).toBe(first.version);
+    expect((await client.adapters.rollbackAdapterAlias({ name: ALIAS, requestId: '7f0c0a52-0d0b-4d4e-8b6b-0f1b8e1f2a01' })).version).toBe(
+      first.version,
+    );
   });
 
   test('scores, classifies, tokenizes alike', async () => {
     const target = 'tenants/-/adapters/sentiment@production';
-    const { classifications } = await client.generate.classify({ target, texts: ['good 2', 'bad 3'], labels: ['yes', 'no'], template: TEMPLATE });
+    const { classifications } = await client.generate.classify({
+      target,
+      texts: ['good 2', 'bad 3'],
+      labels: ['yes', 'no'],
+      template: TEMPLATE,
+    });
     for (const { scores } of classifications) expect(scores.reduce((sum, { probability }) => sum + probability, 0)).toBeCloseTo(1, 10);
     const { scores } = await client.generate.score({ target, items: [{ prompt: 'good 2 ->', completion: ' yes' }] });
     expect(scores[0]!.logProbability).toBeCloseTo(classifications[0]!.scores[0]!.logProbability, 5);
@@ -124,7 +158,9 @@ describe('the main job', () => {
   test('exports what it can import again, as the same version', async () => {
     const parts = await collect(client.adapters.exportAdapter({ name: 'tenants/-/adapters/sentiment@production' }));
     const files: Record<string, Buffer> = {};
-    for (const { payload } of parts) if (payload?.$case === 'chunk') files[payload.value.file] = Buffer.concat([files[payload.value.file] ?? Buffer.alloc(0), payload.value.chunk!.data]);
+    for (const { payload } of parts)
+      if (payload?.$case === 'chunk')
+        files[payload.value.file] = Buffer.concat([files[payload.value.file] ?? Buffer.alloc(0), payload.value.chunk!.data]);
     expect(Object.keys(files).sort()).toEqual(['adapter_config.json', 'adapter_model.safetensors']);
     const imported = await client.adapters.importAdapter({ parent: 'tenants/-', adapterId: 'copy', baseModel: 'models/m' }, files);
     const header = parts[0]!.payload!;
@@ -135,12 +171,17 @@ describe('the main job', () => {
   test('the same request id watches the same job again and resumes after a sequence', async () => {
     await upload('short', ROWS.slice(0, 4));
     const { stages, ...rest } = specification('again', 2);
-    const request = { parent: 'tenants/-', specification: { ...rest, stages: [{ ...stages[0]!, dataset: 'tenants/-/datasets/short' }] }, requestId: '7f0c0a52-0d0b-4d4e-8b6b-0f1b8e1f2a02' };
+    const request = {
+      parent: 'tenants/-',
+      specification: { ...rest, stages: [{ ...stages[0]!, dataset: 'tenants/-/datasets/short' }] },
+      requestId: '7f0c0a52-0d0b-4d4e-8b6b-0f1b8e1f2a02',
+    };
     const events = await collect(client.tune.tune(request));
     // What the job needed is no longer needed to reattach.
     await client.datasets.deleteDataset({ name: 'tenants/-/datasets/short' });
     const again = await collect(client.tune.tune({ ...request, afterSequence: events[2]!.sequence }));
-    const jobName = (event: TuningJobEvent | undefined): string => (event?.event?.$case === 'job' || event?.event?.$case === 'result' ? event.event.value.name : '');
+    const jobName = (event: TuningJobEvent | undefined): string =>
+      event?.event?.$case === 'job' || event?.event?.$case === 'result' ? event.event.value.name : '';
     expect(jobName(again[0])).toBe(jobName(events[0]));
     expect(again.slice(1).every(({ sequence }) => sequence > events[2]!.sequence)).toBe(true);
     const other = client.tune.createTuningJob({ ...request, specification: { ...request.specification, seed: 9 } });
@@ -150,8 +191,11 @@ describe('the main job', () => {
   });
 
   test('a disconnect does not end a job, a cancel does', async () => {
-    const watching = client.tune.tune({ parent: 'tenants/-', specification: specification('long', 5000), tuningJobId: 'long' })[Symbol.asyncIterator]();
-    for (let next = await watching.next(); next.value?.event?.$case !== 'step'; next = await watching.next()) expect(next.done).not.toBe(true);
+    const watching = client.tune
+      .tune({ parent: 'tenants/-', specification: specification('long', 5000), tuningJobId: 'long' })
+      [Symbol.asyncIterator]();
+    for (let next = await watching.next(); next.value?.event?.$case !== 'step'; next = await watching.next())
+      expect(next.done).not.toBe(true);
     await watching.return?.(undefined);
     const name = 'tenants/acme/tuningJobs/long';
     expect((await client.tune.getTuningJob({ name })).state).toBe(JobState.JOB_STATE_RUNNING);

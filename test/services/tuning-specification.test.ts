@@ -1,0 +1,207 @@
+import { describe, expect, test } from '@jest/globals';
+import * as proto from '../../src/gen/lorica/v1/tuning.js';
+import { Fields } from '../../src/services/fields.js';
+import {
+  readTuningSpecification,
+  tuningRequestOfJob,
+  tuningSpecificationFromJson,
+  tuningSpecificationToJson,
+} from '../../src/services/tuning-specification.js';
+import { resolveStage } from '../../src/tuning/index.js';
+
+const identity = { tenant: 'acme', roles: ['tenant' as const] };
+type Partial = Parameters<typeof proto.TuningSpecification.fromPartial>[0];
+
+function read(partial: Partial) {
+  const fields = new Fields();
+  const request = readTuningSpecification(proto.TuningSpecification.fromPartial(partial), 'specification', identity, fields);
+  return { request: request!, violations: fields.violations };
+}
+
+const stage = (more: NonNullable<Partial['stages']>[number] = {}) => ({
+  dataset: 'tenants/-/datasets/d',
+  trainable: { selection: { $case: 'full' as const, value: {} } },
+  ...more,
+});
+const base = { baseModel: 'models/m', adapterId: 'a' };
+
+describe('readTuningSpecification', () => {
+  test('what is left out stays out, so that the tuning layer applies its defaults', () => {
+    const { request, violations } = read({ ...base, stages: [stage()] });
+    expect(violations).toEqual([]);
+    expect(request.specification).toEqual({
+      baseModel: 'm',
+      seed: 0,
+      stages: [{ trainable: { kind: 'full' }, dataset: 'tenants/acme/datasets/d', loss: 'completion' }],
+    });
+  });
+
+  test("the defaults that the proto comments state are the tuning layer's", () => {
+    const resolved = resolveStage(read({ ...base, stages: [stage()] }).request.specification.stages[0]!, 4096);
+    expect(resolved).toMatchObject({
+      learningRate: 2e-5,
+      weightDecay: 0.01,
+      betas: [0.9, 0.999],
+      epsilon: 1e-8,
+      maxGradientNorm: 1,
+      decayNorms: true,
+      batchSize: 8,
+      accumulationSteps: 1,
+      maxLengthTokens: 1024,
+      loss: 'completion',
+      schedule: { kind: 'linear', warmupRatio: 0.03 },
+      length: { kind: 'epochs', epochs: 1 },
+      savedActivations: 'linear',
+    });
+    const lora = stage({ trainable: { selection: { $case: 'lora', value: {} } } });
+    const withLora = resolveStage(read({ ...base, stages: [lora] }).request.specification.stages[0]!, 512);
+    expect(withLora).toMatchObject({ learningRate: 2e-4, maxLengthTokens: 512, trainable: { kind: 'lora', rank: 16 } });
+  });
+
+  test('every field arrives', () => {
+    const { request, violations } = read({
+      ...base,
+      alias: 'prod',
+      seed: 5,
+      stages: [
+        stage({
+          trainable: { selection: { $case: 'lora', value: { rank: 8, alpha: 4, targetModules: ['q_proj'], layers: [1], rsLora: true } } },
+          objective: { lossScope: proto.LossScope.LOSS_SCOPE_ALL },
+          optimizer: { learningRate: 1e-3, weightDecay: 0, beta1: 0.8, epsilon: 1e-6, maxGradientNorm: 0, decayNorms: false },
+          schedule: { kind: proto.ScheduleKind.SCHEDULE_KIND_COSINE, warmup: { $case: 'warmupSteps', value: 3 } },
+          length: { $case: 'steps', value: 10 },
+          batchSize: 2,
+          accumulationSteps: 4,
+          maxLengthTokens: 64,
+          labelTemplate: { promptTemplate: 'R: {text}\n', labelTemplate: '' },
+          savedActivations: proto.SavedActivations.SAVED_ACTIVATIONS_LAYER,
+        }),
+      ],
+    });
+    expect(violations).toEqual([]);
+    expect(request).toMatchObject({ adapter: 'a', alias: 'prod' });
+    expect(request.specification).toEqual({
+      baseModel: 'm',
+      seed: 5,
+      stages: [
+        {
+          dataset: 'tenants/acme/datasets/d',
+          trainable: { kind: 'lora', rank: 8, alpha: 4, targetModules: ['q_proj'], layers: [1], rsLora: true },
+          learningRate: 1e-3,
+          weightDecay: 0,
+          betas: [0.8, 0.999],
+          epsilon: 1e-6,
+          maxGradientNorm: 0,
+          decayNorms: false,
+          loss: 'all',
+          schedule: { kind: 'cosine', warmupSteps: 3 },
+          steps: 10,
+          batchSize: 2,
+          accumulationSteps: 4,
+          maxLengthTokens: 64,
+          labelTemplate: { prompt: 'R: {text}\n', label: ' {label}' },
+          savedActivations: 'layer',
+        },
+      ],
+    });
+  });
+
+  test.each<[string, proto.Trainable['selection'], object]>([
+    [
+      'last layers',
+      { $case: 'lastLayers', value: { layers: 2, includeHead: true, includeNorm: false } },
+      { kind: 'lastLayers', layers: 2, includeHead: true, includeNorm: false },
+    ],
+    ['layers', { $case: 'layers', value: { indices: [0, 3] } }, { kind: 'layers', indices: [0, 3] }],
+    [
+      'components',
+      { $case: 'components', value: { components: [proto.Component.COMPONENT_FEED_FORWARD, proto.Component.COMPONENT_NORMS], layers: [] } },
+      { kind: 'components', components: ['feedForward', 'norms'] },
+    ],
+    [
+      'names',
+      { $case: 'names', value: { patterns: ['model.layers.*.mlp.down_proj.weight'] } },
+      { kind: 'names', patterns: ['model.layers.*.mlp.down_proj.weight'] },
+    ],
+    [
+      'union',
+      {
+        $case: 'union',
+        value: {
+          selections: [
+            { selection: { $case: 'lastLayers', value: { layers: 1, includeHead: false, includeNorm: false } } },
+            { selection: { $case: 'names', value: { patterns: ['a.b'] } } },
+          ],
+        },
+      },
+      {
+        kind: 'union',
+        of: [
+          { kind: 'lastLayers', layers: 1, includeHead: false, includeNorm: false },
+          { kind: 'names', patterns: ['a.b'] },
+        ],
+      },
+    ],
+  ])('selection of %s', (_name, selection, expected) => {
+    const { request, violations } = read({ ...base, stages: [stage({ trainable: { selection } })] });
+    expect(violations).toEqual([]);
+    expect(request.specification.stages[0]!.trainable).toEqual(expected);
+  });
+
+  test.each<[string, proto.Trainable['selection'], string]>([
+    [
+      'lora in a union',
+      {
+        $case: 'union',
+        value: {
+          selections: [{ selection: { $case: 'lora', value: proto.LoraSelection.create() } }, { selection: { $case: 'full', value: {} } }],
+        },
+      },
+      'union.selections[0].lora',
+    ],
+    [
+      'a union in a union',
+      {
+        $case: 'union',
+        value: { selections: [{ selection: { $case: 'union', value: { selections: [] } } }, { selection: { $case: 'full', value: {} } }] },
+      },
+      'union.selections[0].union',
+    ],
+    ['a repeated layer', { $case: 'layers', value: { indices: [1, 1] } }, 'layers.indices[1]'],
+    ['no component', { $case: 'components', value: { components: [], layers: [] } }, 'components.components'],
+    [
+      'an unspecified component',
+      { $case: 'components', value: { components: [proto.Component.COMPONENT_UNSPECIFIED], layers: [] } },
+      'components.components[0]',
+    ],
+    ['rank 0', { $case: 'lora', value: { ...proto.LoraSelection.create(), rank: 0 } }, 'lora.rank'],
+  ])('%s is refused', (_name, selection, path) => {
+    const { violations } = read({ ...base, stages: [stage({ trainable: { selection } })] });
+    expect(violations.map(({ field }) => field)).toContain(`specification.stages[0].trainable.${path}`);
+  });
+
+  test.each([NaN, Infinity, -1, 0, 2])('a learning rate of %d is refused', (learningRate) => {
+    expect(read({ ...base, stages: [stage({ optimizer: { learningRate } })] }).violations.map(({ field }) => field)).toEqual([
+      'specification.stages[0].optimizer.learning_rate',
+    ]);
+  });
+
+  test('templates must hold their names', () => {
+    const { violations } = read({ ...base, stages: [stage({ labelTemplate: { promptTemplate: 'no', labelTemplate: 'no' } })] });
+    expect(violations.map(({ field }) => field)).toEqual([
+      'specification.stages[0].label_template.prompt_template',
+      'specification.stages[0].label_template.label_template',
+    ]);
+  });
+
+  test('what is stored with a job reads back as the same message and the same request', () => {
+    const { request } = read({
+      ...base,
+      seed: 9,
+      stages: [stage({ optimizer: { learningRate: 0.5, weightDecay: 0 }, length: { $case: 'epochs', value: 2 } })],
+    });
+    const json: unknown = JSON.parse(JSON.stringify(tuningSpecificationToJson(request.canonical)));
+    expect(tuningSpecificationFromJson(json)).toEqual(request.canonical);
+    expect(tuningRequestOfJob({ tenant: 'acme', spec: { specification: json } })).toEqual(request);
+  });
+});
