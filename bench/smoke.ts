@@ -107,7 +107,7 @@ async function measureGeneration(client: LoricaClient, target: string, log: (tex
   };
 }
 
-/** Rows of plain text, each longer than a row of the batch; the job cuts them to exactly ROW_TOKENS. */
+/** Rows of plain text, each longer than a row of the batch; the job cuts them so that exactly ROW_TOKENS are fed. */
 async function longRows(): Promise<Uint8Array> {
   const reviews = await readReviews();
   const rows: string[] = [];
@@ -118,7 +118,7 @@ async function longRows(): Promise<Uint8Array> {
     rows.push(JSON.stringify({ text: text.trim() }));
     text = '';
   }
-  return Buffer.from(rows.join('\n') + '\n');
+  return Buffer.from(rows.slice(0, rows.length - (rows.length % BATCH_ROWS)).join('\n') + '\n');
 }
 
 async function measureTraining(client: LoricaClient, baseId: string, log: (text: string) => void): Promise<SmokeFigures['training']> {
@@ -133,7 +133,8 @@ async function measureTraining(client: LoricaClient, baseId: string, log: (text:
         trainable: { selection: { $case: 'lora' as const, value: { rank: 16 } } },
         length: { $case: 'steps' as const, value: STEPS },
         batchSize: BATCH_ROWS,
-        maxLengthTokens: ROW_TOKENS,
+        // A row of n + 1 tokens feeds n and predicts the n after each.
+        maxLengthTokens: ROW_TOKENS + 1,
       },
     ],
   };
