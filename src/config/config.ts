@@ -33,6 +33,8 @@ export interface ServerConfig {
   readonly device: DeviceName;
   readonly ortLibrary: string | undefined;
   readonly threads: number | undefined;
+  /** Whether idle threads of the runtime spin. */
+  readonly spinning: boolean;
   readonly keysFile: string | undefined;
   readonly servingForm: 'int8' | 'float32';
   readonly maxSequences: number;
@@ -112,6 +114,13 @@ export const SETTINGS = [
     text: 'threads of the runtime (default: usable processors)',
   },
   { key: 'keysFile', flag: '--keys-file <path>', variable: 'LORICA_KEYS_FILE', fallback: '', text: 'JSON list of hashed API keys' },
+  {
+    key: 'spinning',
+    flag: '--spinning <on|off>',
+    variable: 'LORICA_SPINNING',
+    fallback: 'off',
+    text: 'let idle threads spin: faster on cores of its own, slower on shared ones',
+  },
   {
     key: 'servingForm',
     flag: '--serving-form <form>',
@@ -218,6 +227,7 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
     ortLibrary: path('ortLibrary'),
     threads: optional('threads') === undefined ? undefined : integer('threads', 1, 1024),
     keysFile: path('keysFile'),
+    spinning: pick('spinning', (value): value is 'on' | 'off' => value === 'on' || value === 'off', 'on or off') === 'on',
     servingForm: pick(
       'servingForm',
       (value): value is ServerConfig['servingForm'] => value === 'int8' || value === 'float32',

@@ -72,6 +72,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
 
   const runtime = Runtime.open({
     device: config.device,
+    spinning: config.spinning,
     logger,
     ...(config.ortLibrary === undefined ? {} : { libraryPath: config.ortLibrary }),
     ...(config.threads === undefined ? {} : { intraOpThreads: config.threads }),

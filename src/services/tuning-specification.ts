@@ -152,7 +152,6 @@ function readTrainable(trainable: proto.Trainable | undefined, path: string, fie
       );
       return { kind: 'names', patterns: selection.value.patterns };
     case 'lora':
-      fields.check(`${path}.lora`, !insideUnion, 'can not be part of a union; train LoRA in a stage of its own');
       return readLora(selection.value, `${path}.lora`, fields);
     case 'union': {
       const { selections } = selection.value;

@@ -140,9 +140,9 @@ describe('stop', () => {
   test('a running generation may finish within the grace; nothing new is taken', async () => {
     const server = await start();
     const one = client(server);
-    const stream = one.generate
-      .streamGenerate({ target: 'models/m', input: { $case: 'prompt', value: 'a' }, sampling: { temperature: 0, maxTokens: 60 } })
-      [Symbol.asyncIterator]();
+    const generation = one.generate
+      .streamGenerate({ target: 'models/m', input: { $case: 'prompt', value: 'a' }, sampling: { temperature: 0, maxTokens: 60 } });
+    const stream = generation[Symbol.asyncIterator]();
     await stream.next();
     const stopped = server.stop();
     const late = failure(one.generate.generate({ target: 'models/m', input: { $case: 'prompt', value: 'a' } }));

@@ -191,9 +191,8 @@ describe('the main job', () => {
   });
 
   test('a disconnect does not end a job, a cancel does', async () => {
-    const watching = client.tune
-      .tune({ parent: 'tenants/-', specification: specification('long', 5000), tuningJobId: 'long' })
-      [Symbol.asyncIterator]();
+    const stream = client.tune.tune({ parent: 'tenants/-', specification: specification('long', 5000), tuningJobId: 'long' });
+    const watching = stream[Symbol.asyncIterator]();
     for (let next = await watching.next(); next.value?.event?.$case !== 'step'; next = await watching.next())
       expect(next.done).not.toBe(true);
     await watching.return?.(undefined);

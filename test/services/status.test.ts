@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { status as Code, type ServiceError } from '@grpc/grpc-js';
+import { status as Code } from '@grpc/grpc-js';
 import { type LoricaCallError, toCallError } from '../../src/client/call-error.js';
 import { invalidFields, LoricaError } from '../../src/common/errors.js';
 import { CODES, DETAILS_KEY, presentable, toStatus } from '../../src/services/status.js';

@@ -150,16 +150,6 @@ describe('readTuningSpecification', () => {
 
   test.each<[string, proto.Trainable['selection'], string]>([
     [
-      'lora in a union',
-      {
-        $case: 'union',
-        value: {
-          selections: [{ selection: { $case: 'lora', value: proto.LoraSelection.create() } }, { selection: { $case: 'full', value: {} } }],
-        },
-      },
-      'union.selections[0].lora',
-    ],
-    [
       'a union in a union',
       {
         $case: 'union',

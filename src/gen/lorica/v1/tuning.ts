@@ -371,7 +371,7 @@ export interface Trainable {
     /** Low-rank matrices beside frozen linear layers. */
     { $case: "lora"; value: LoraSelection }
     | //
-    /** The union of several selections (none of them lora). */
+    /** The union of several selections. With lora among them the result holds changed tensors, LoRA merged in. */
     { $case: "union"; value: UnionSelection }
     | undefined;
 }
