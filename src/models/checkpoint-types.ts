@@ -2,6 +2,7 @@
  * A base model as it lies on disk, opened and checked: config, weights, tokenizer and chat template agree with each other, or
  * `openCheckpoint` throws. Weights are read one tensor at a time, on demand; nothing is converted before it is asked for.
  */
+import type { QuantizedLinear } from '../tensor/quantized-linear.js';
 import type { ChatTemplate } from './chat-template.js';
 import type { DecoderConfig } from './config.js';
 import type { Tokenizer } from './tokenizer-types.js';
@@ -11,10 +12,12 @@ export interface WeightSource {
   names(): string[];
   /** Linear weights are [out, in]. */
   shape(name: string): readonly number[];
-  /** As the file spells it: F32, F16, BF16, or a GGML type such as Q8_0 and Q4_K. */
+  /** As the file spells it: F32, F16, BF16, a GGML type such as Q8_0 and Q4_K, or INT4 and INT8 of GPTQ and AWQ. */
   storedAs(name: string): string;
   /** The tensor dequantized, in memory of its own; long work is cut into pieces that let the event loop run. */
   float32(name: string): Promise<Float32Array>;
+  /** A linear weight as the small integers that it is stored as (GPTQ, AWQ); undefined when it isn't. `float32` gives the same values. */
+  quantized?(name: string): Promise<QuantizedLinear> | undefined;
 }
 
 export interface Checkpoint {

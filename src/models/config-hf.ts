@@ -4,6 +4,7 @@
  */
 import { invalidFields, LoricaError, type FieldViolation } from '../common/errors.js';
 import type { DecoderConfig, RopeScaling } from './config-decoder.js';
+import { parseQuantization } from './hf-quantized.js';
 
 type Json = Record<string, unknown>;
 
@@ -57,10 +58,7 @@ function refuseUnsupported(json: Json): void {
   if (named !== undefined && !/^(Llama|Mistral)ForCausalLM$/.test(named)) throw unsupported(`architecture "${named}"`);
   const activation = json['hidden_act'] ?? 'silu';
   if (activation !== 'silu' && activation !== 'swish') throw unsupported(`hidden_act ${JSON.stringify(activation)}`);
-  if (json['quantization_config'] != null) {
-    const method = (json['quantization_config'] as Json)['quant_method'];
-    throw unsupported(`quantization_config (${String(method)}) in a Hugging Face folder; use float weights or a GGUF file`);
-  }
+  parseQuantization(json);
   if ((json['partial_rotary_factor'] ?? 1) !== 1) throw unsupported(`partial_rotary_factor ${String(json['partial_rotary_factor'])}`);
 }
 

@@ -6,9 +6,11 @@
 import { open, readFile, stat, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoricaError } from '../common/errors.js';
-import { readSafetensorsHeader, readTensorFloat32, type SafetensorsEntry, type SafetensorsFile } from '../tensor/safetensors.js';
+import { dequantizeLinear, type QuantizedLinear } from '../tensor/quantized-linear.js';
+import { readSafetensorsHeader, readTensor, readTensorFloat32, type SafetensorsEntry, type SafetensorsFile } from '../tensor/safetensors.js';
 import type { WeightSource } from './checkpoint-types.js';
 import { weightShapes, type DecoderConfig } from './config.js';
+import { layerPart, layerShape, parseQuantization, readLayer, type Quantization } from './hf-quantized.js';
 import { checkShapes } from './weight-check.js';
 
 const INDEX = 'model.safetensors.index.json';
@@ -117,11 +119,31 @@ async function readShards(path: string, files: string[]): Promise<SafetensorsFil
   return shards;
 }
 
+interface Place {
+  readonly file: SafetensorsFile;
+  readonly entry: SafetensorsEntry;
+}
+
+/** A linear layer in quantized parts. */
+interface StoredLayer {
+  readonly layer: string;
+  readonly shape: [number, number];
+  readonly parts: ReadonlyMap<string, Place>;
+}
+
 /** Opens the shards. Throws as `checkShapes`, and MODEL_UNSUPPORTED for a dtype that isn't floating point. */
 export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Promise<{ weights: WeightSource; close: () => Promise<void> }> {
-  const found = new Map<string, { readonly file: SafetensorsFile; readonly entry: SafetensorsEntry }>();
+  const quantization = parseQuantization(folder.config);
+  const found = new Map<string, Place>();
+  const layers = new Map<string, Map<string, Place>>();
   for (const file of folder.shards) {
     for (const [name, entry] of file.tensors) {
+      const part = quantization && layerPart(name);
+      if (part !== undefined) {
+        const parts = layers.get(part.layer) ?? new Map<string, Place>();
+        layers.set(part.layer, parts.set(part.part, { file, entry }));
+        continue;
+      }
       if (found.has(name)) throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${file.path} holds "${name}", which another file holds too`);
       if (name.endsWith('.rotary_emb.inv_freq') || (name === 'lm_head.weight' && config.tieWordEmbeddings)) continue;
       if (!['F32', 'F16', 'BF16'].includes(entry.storedAs)) {
@@ -131,7 +153,15 @@ export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Pr
     }
   }
   const shapes = weightShapes(config);
-  checkShapes(folder.path, shapes, new Map([...found].map(([name, { entry }]) => [name, entry.shape])));
+  const present = new Map([...found].map(([name, { entry }]) => [name, entry.shape]));
+  const stored = new Map<string, StoredLayer>();
+  for (const [layer, parts] of layers) {
+    const shape = layerShape(quantization as Quantization, layer, new Map([...parts].map(([part, { entry }]) => [part, entry])));
+    if (present.has(`${layer}.weight`)) throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${folder.path} holds "${layer}" twice, as floats and quantized`);
+    present.set(`${layer}.weight`, shape);
+    stored.set(`${layer}.weight`, { layer, shape, parts });
+  }
+  checkShapes(folder.path, shapes, present);
   const handles = new Map<SafetensorsFile, FileHandle>();
   const close = async (): Promise<void> => {
     await Promise.all([...handles.values()].map((handle) => handle.close()));
@@ -142,19 +172,30 @@ export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Pr
     await close();
     throw error;
   }
-  const find = (name: string): { file: SafetensorsFile; entry: SafetensorsEntry } => {
+  const find = (name: string): Place => {
     const place = found.get(name);
     if (place === undefined) throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${folder.path} has no tensor "${name}"`);
     return place;
   };
+  const quantized = (name: string): Promise<QuantizedLinear> | undefined => {
+    const layer = stored.get(name);
+    if (layer === undefined) return undefined;
+    return readLayer(quantization as Quantization, layer.layer, layer.shape, async (part) => {
+      const place = layer.parts.get(part);
+      return place && readTensor(place.file, `${layer.layer}.${part}`, handles.get(place.file));
+    });
+  };
   const weights: WeightSource = {
     names: () => [...shapes.keys()],
-    shape: (name) => find(name).entry.shape,
-    storedAs: (name) => find(name).entry.storedAs,
-    float32(name) {
+    shape: (name) => stored.get(name)?.shape ?? find(name).entry.shape,
+    storedAs: (name) => (stored.has(name) ? `INT${(quantization as Quantization).bits}` : find(name).entry.storedAs),
+    async float32(name) {
+      const linear = await quantized(name);
+      if (linear !== undefined) return dequantizeLinear(linear);
       const { file } = find(name);
       return readTensorFloat32(file, name, handles.get(file) as FileHandle);
     },
+    quantized,
   };
   return { weights, close };
 }

@@ -106,6 +106,6 @@ function dequantizeQ5(bytes: Uint8Array, out: Float32Array, hasMinimum: boolean)
 /** Reads a tensor from its open file as float32, row-major, in memory of its own. */
 export function readGgufFloat32(file: FileHandle, info: GgufTensorInfo, label: string): Promise<Float32Array> {
   const { blockElements, blockBytes, name } = info.type;
-  const stored = { offsetBytes: info.offsetBytes, elements: elementCount(info.shape), blockElements, blockBytes };
+  const stored = { name: info.name, offsetBytes: info.offsetBytes, elements: elementCount(info.shape), blockElements, blockBytes };
   return readAsFloat32(file, stored, (bytes, out) => dequantize(name, bytes, out), label);
 }

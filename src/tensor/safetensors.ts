@@ -164,6 +164,7 @@ export async function readTensorFloat32(file: SafetensorsFile, name: string, han
   const entry = file.tensors.get(name);
   if (entry === undefined) throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${file.path} has no tensor "${name}"`);
   const stored = {
+    name,
     offsetBytes: entry.offsetBytes,
     elements: elementCount(entry.shape),
     blockElements: 1,

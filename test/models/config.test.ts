@@ -51,7 +51,7 @@ describe('parseHfConfig', () => {
     ['no architecture', { model_type: undefined }, /architecture/],
     ['a class that is no language model', { architectures: ['LlamaForSequenceClassification'] }, /"LlamaForSequenceClassification"/],
     ['another activation', { hidden_act: 'gelu' }, /hidden_act "gelu"/],
-    ['quantized weights', { quantization_config: { quant_method: 'awq' } }, /quantization_config \(awq\)/],
+    ['quantized weights', { quantization_config: { quant_method: 'bitsandbytes' } }, /quantization_config \(bitsandbytes\)/],
     ['yarn', { rope_scaling: { type: 'yarn', factor: 4 } }, /rope_scaling type "yarn"/],
     ['dynamic scaling', { rope_scaling: { rope_type: 'dynamic', factor: 4 } }, /"dynamic"/],
     ['partial rotary', { partial_rotary_factor: 0.5 }, /partial_rotary_factor 0.5/],
