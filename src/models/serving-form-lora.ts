@@ -83,7 +83,7 @@ export async function packLora(config: DecoderConfig, rank: number, modules: Rea
   }
 }
 
-/** A stacked input of `rows` for one row: A [modules·R, in] or B [blocks, R, width]. */
+/** A stacked input of `rows` for one row: A [modules·R, in] or B [blocks, R, width], [R, out] where there is one block. */
 export interface StackedTensor {
   readonly name: string;
   readonly kind: 'A' | 'B';
@@ -104,7 +104,7 @@ export function stackedTensors(config: DecoderConfig, rank: number): readonly St
       const blocks = linear.outputs.reduce((total, outputs) => total + outputs / blockWidth(linear), 0);
       return [
         { name: stackedAName(linear.name), kind: 'A', linear, shape: [linear.modules.length * rank, linear.inputs] },
-        { name: stackedBName(linear.name), kind: 'B', linear, shape: [blocks, rank, blockWidth(linear)] },
+        { name: stackedBName(linear.name), kind: 'B', linear, shape: blocks === 1 ? [rank, blockWidth(linear)] : [blocks, rank, blockWidth(linear)] },
       ];
     })).flat();
 }
@@ -157,12 +157,12 @@ function rowsDelta(graph: Graph, linear: MergedLinear, x: Value): Value {
   const width = blockWidth(linear);
   const owner = linear.outputs.flatMap((outputs, i) => new Array<number>(outputs / width).fill(i));
   const a = graph.input(stackedAName(linear.name), 'float32', ['B', modules === 1 ? 'R' : `${modules}*R`, linear.inputs]);
-  const b = graph.input(stackedBName(linear.name), 'float32', ['B', owner.length, 'R', width]);
+  const b = graph.input(stackedBName(linear.name), 'float32', owner.length === 1 ? ['B', 'R', width] : ['B', owner.length, 'R', width]);
   const low = ops.fusedMatMul(x, a, { transB: true });
+  if (owner.length === 1) return ops.matMul(low, b);
   const split = ops.reshape(low, ['B', modules, 1, 'R']);
   const perBlock = owner.length === modules ? split : ops.gather(split, graph.constant(owner, 'int64'), 1);
-  const total = linear.outputs.reduce((sum, outputs) => sum + outputs, 0);
-  return ops.reshape(ops.matMul(perBlock, b), ['B', 1, total]);
+  return ops.reshape(ops.matMul(perBlock, b), ['B', 1, owner.length * width]);
 }
 
 function greatestCommonDivisor(a: number, b: number): number {

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { AdapterContent } from '../../src/adapters/index.js';
+import type { LoricaError } from '../../src/common/errors.js';
 import { Engine } from '../../src/engine/index.js';
 import type { EngineOptions, GenerateRequest, GenerationEvent, ResolvedTarget, Sampling } from '../../src/engine/index.js';
 import { createMetrics } from '../../src/metrics/metrics.js';
@@ -15,7 +16,7 @@ const loads: string[] = [];
 beforeAll(async () => {
   runtime = Runtime.open();
   checkpoint = await openTiny();
-  [[1, 4], [2, 8], [3, 4]].forEach(([seed, rank]) => contents.set(`a${seed}`, randomLora(checkpoint, seed!, rank!)));
+  for (const [seed, rank] of [[1, 4], [2, 8], [3, 4]] as const) contents.set(`a${seed}`, randomLora(checkpoint, seed, rank));
   contents.set('attention', randomLora(checkpoint, 9, 4, (module) => module.includes('q_proj') || module.includes('v_proj')));
 });
 afterAll(async () => {
@@ -167,8 +168,8 @@ describe('generation', () => {
     await withEngine({}, async (engine) => {
       const bad = collect(engine.generate(request([1, 999], { maxTokens: 0, temperature: -1, topP: 0, topK: -2, stop: [''], seed: 1.5 })));
       await expect(bad).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
-      await bad.catch((error: { violations: { field: string }[] }) => {
-        expect(error.violations.map((v) => v.field)).toEqual(['prompt', ...['max_tokens', 'temperature', 'top_p', 'top_k', 'seed', 'stop'].map((f) => `sampling.${f}`)]);
+      await bad.catch((error: unknown) => {
+        expect((error as LoricaError).violations.map((v) => v.field)).toEqual(['prompt', ...['max_tokens', 'temperature', 'top_p', 'top_k', 'seed', 'stop'].map((f) => `sampling.${f}`)]);
       });
     });
   });
@@ -257,7 +258,7 @@ describe('targets', () => {
         collect(engine.generate({ ...request(PROMPTS[0]!, greedy(5)), target: failing })),
         collect(engine.generate({ ...request(PROMPTS[0]!, greedy(5)), target: misfitting })),
       ]);
-      expect(good!.status).toBe('fulfilled');
+      expect(good.status).toBe('fulfilled');
       expect(bad).toMatchObject({ status: 'rejected', reason: { message: 'disk' } });
       expect(worse).toMatchObject({ status: 'rejected', reason: { reason: 'ADAPTER_INCOMPATIBLE', message: expect.stringContaining('model.layers.0.mlp.up_proj') } });
     });

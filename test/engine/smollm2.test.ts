@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { ServingModel } from '../../src/engine/serving-model.js';
+import { type ServingModel } from '../../src/engine/serving-model.js';
 import type { Checkpoint } from '../../src/models/checkpoint.js';
 import { Runtime } from '../../src/runtime/index.js';
 import { openSmollm2, readGoldenLogits } from '../golden/smollm2.js';

@@ -7,7 +7,7 @@ import { ServingWeights } from '../../src/engine/serving-weights.js';
 import { openCheckpoint, type Checkpoint } from '../../src/models/checkpoint.js';
 import { loraModules } from '../../src/models/serving-form-lora.js';
 import type { ServingForm } from '../../src/models/serving-form-weights.js';
-import { Runtime } from '../../src/runtime/index.js';
+import { type Runtime } from '../../src/runtime/index.js';
 
 export const goldenPath = (name: string): string => fileURLToPath(new URL(`../golden/${name}`, import.meta.url));
 

@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import type { LoricaError } from '../../src/common/errors.js';
 import { evaluate } from '../../src/evaluation/index.js';
 import type { EvaluateInput, EvaluationProgress, RowOutcome, Scorer } from '../../src/evaluation/index.js';
 import { classificationMetrics } from '../../src/evaluation/classification-metrics.js';
@@ -7,7 +8,7 @@ import type { Tokenizer } from '../../src/models/tokenizer.js';
 /** One token per character (its code); 127 ends a sequence. */
 const tokenizer: Tokenizer = {
   vocabSize: 128, eosTokenIds: [127], digest: 'sha256:test',
-  encode: (text) => [...text].map((c) => c.charCodeAt(0)),
+  encode: (text) => Array.from(text, (c) => c.charCodeAt(0)),
   decode: (ids) => String.fromCharCode(...ids),
   incremental: () => ({ push: (id) => String.fromCharCode(id), flush: () => '' }),
   token: (id) => String.fromCharCode(id),
@@ -82,8 +83,8 @@ describe('classification', () => {
       rows: [{ kind: 'text', text: 'a', line: 4 }, { kind: 'label', text: 'a', label: 'z' }],
     }));
     await expect(bad).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
-    await bad.catch((error: { violations: { field: string }[] }) => {
-      expect(error.violations.map((v) => v.field)).toEqual(['task.labels', 'task.prompt_template', 'task.label_template', 'line 4', 'rows[1]']);
+    await bad.catch((error: unknown) => {
+      expect((error as LoricaError).violations.map((v) => v.field)).toEqual(['task.labels', 'task.prompt_template', 'task.label_template', 'line 4', 'rows[1]']);
     });
   });
 
