@@ -75,8 +75,7 @@ export class Scheduler {
     this.#wake();
     const timer = setTimeout(() => {
       for (let waiting = this.#waiting.take(); waiting !== undefined; waiting = this.#waiting.take()) waiting.fail(shuttingDown());
-      for (const sequence of this.#active) sequence.finish('cancelled');
-      this.#wake();
+      for (const sequence of [...this.#active]) this.cancel(sequence);
     }, graceMs);
     await this.#loop;
     clearTimeout(timer);

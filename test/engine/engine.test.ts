@@ -281,4 +281,20 @@ describe('targets', () => {
       await stopping;
     });
   });
+
+  test('stop does not wait for a target that is still loading', async () => {
+    await withEngine({}, async (engine) => {
+      const content = contents.get('a1')!;
+      let loaded = (): void => undefined;
+      const waiting = new Promise<void>((resolve) => {
+        loaded = resolve;
+      });
+      const slow = { ...target(), adapter: { name: 'slow', digest: content.digest, load: () => waiting.then(() => content) } };
+      const stream = collect(engine.generate({ ...request(PROMPTS[0]!, greedy(5)), target: slow }));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      await engine.stop({ graceMs: 0 });
+      expect((await stream).end.finishReason).toBe('cancelled');
+      loaded();
+    });
+  });
 });
