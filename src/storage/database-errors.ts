@@ -26,7 +26,7 @@ export function isUniqueViolation(error: unknown): boolean {
 export function fromDriver(error: unknown): unknown {
   if (error instanceof LoricaError) return error;
   const code = sqlState(error);
-  if (code === '53100' || isStorageFull(error)) return storageFull(error);
+  if (code === '53100' || isStorageFull(error) || isTooLarge(error)) return storageFull(error);
   const lost =
     code.startsWith('08') ||
     code.startsWith('57P') ||
@@ -44,4 +44,9 @@ export function fromDriver(error: unknown): unknown {
     });
   }
   return error;
+}
+
+/** EFBIG: the disk would do, but a limit on the size of files (ulimit, a file system's) does not let the file grow. */
+function isTooLarge(error: unknown): boolean {
+  return error instanceof Error && ((error as NodeJS.ErrnoException).code === 'EFBIG' || error.message.includes('File too large'));
 }

@@ -7,9 +7,9 @@ import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { access, type FileHandle, mkdir, open, readdir, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { isStorageFull, LoricaError } from '../common/errors.js';
+import { LoricaError } from '../common/errors.js';
 import type { BlobInfo, BlobStore, StagedBlob } from './blob-store.js';
-import { storageFull } from './database-errors.js';
+import { fromDriver } from './database-errors.js';
 
 const READ_BYTES = 1 << 20;
 const ABANDONED_MS = 24 * 3_600_000;
@@ -51,7 +51,7 @@ class FolderBlobStore implements BlobStore {
       };
     } catch (error) {
       await unlink(temporary).catch(() => undefined);
-      throw translated(error);
+      throw fromDriver(error);
     }
   }
 
@@ -104,7 +104,7 @@ class FolderBlobStore implements BlobStore {
     try {
       await unlink(this.path(sha256));
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw translated(error);
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw fromDriver(error);
     }
   }
 
@@ -117,7 +117,7 @@ class FolderBlobStore implements BlobStore {
       await syncFolder(this.folder);
     } catch (error) {
       await unlink(temporary).catch(() => undefined);
-      throw translated(error);
+      throw fromDriver(error);
     }
   }
 }
@@ -181,10 +181,6 @@ function isAlive(pid: number): boolean {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
-}
-
-function translated(error: unknown): unknown {
-  return isStorageFull(error) || (error as NodeJS.ErrnoException).code === 'EFBIG' ? storageFull(error) : error;
 }
 
 function unreadable(sha256: string, cause?: unknown): LoricaError {

@@ -6,7 +6,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { link, open, readFile, rename, stat, unlink, utimes } from 'node:fs/promises';
+import { link, readFile, rename, stat, unlink, utimes, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { LoricaError } from '../common/errors.js';
 
@@ -53,7 +53,9 @@ function parseHolder(text: string): Holder | undefined {
 
 async function isHeld(path: string, text: string): Promise<boolean> {
   const holder = parseHolder(text);
-  const ageMs = Date.now() - (await stat(path)).mtimeMs;
+  const found = await stat(path).catch(() => undefined);
+  if (found === undefined) return false;
+  const ageMs = Date.now() - found.mtimeMs;
   // A file without a readable holder was cut short by a crash, or is being written just now.
   if (holder === undefined || holder.host !== hostname()) return ageMs < (holder === undefined ? REFRESH_MS : FOREIGN_STALE_MS);
   if (!isAlive(holder.pid)) return false;
@@ -72,17 +74,19 @@ export class FolderLock {
     const holder: Holder = { pid: process.pid, host: hostname(), started: startTicks(process.pid), nonce: randomUUID() };
     const text = JSON.stringify(holder);
     for (let attempt = 0; attempt < 3; attempt += 1) {
-      if (await writeNew(path, text)) {
-        const timer = setInterval(() => void utimes(path, new Date(), new Date()).catch(() => undefined), REFRESH_MS);
-        timer.unref();
-        return new FolderLock(path, text, timer);
-      }
+      if (await publish(path, text, 'link')) return FolderLock.held(path, text);
       const found = await readFile(path, 'utf8').catch(() => undefined);
       if (found === undefined) continue;
-      if (await isHeld(path, found).catch(() => false)) throw locked(path, found);
-      await discard(path, found);
+      if (await isHeld(path, found)) throw locked(path, found);
+      if (await takeOver(path, text)) return FolderLock.held(path, text);
     }
     throw locked(path, '');
+  }
+
+  private static held(path: string, text: string): FolderLock {
+    const timer = setInterval(() => void utimes(path, new Date(), new Date()).catch(() => undefined), REFRESH_MS);
+    timer.unref();
+    return new FolderLock(path, text, timer);
   }
 
   /** Gives the lock up, unless somebody else has taken it over. */
@@ -93,33 +97,37 @@ export class FolderLock {
   }
 }
 
-/** Creates the file with its content in one step (a link to a finished file); false when it is there already. */
-async function writeNew(path: string, text: string): Promise<boolean> {
+/**
+ * Puts a finished file at `path` in one step: 'link' only where there is none (false otherwise), 'rename' in the place of what is there.
+ */
+async function publish(path: string, text: string, how: 'link' | 'rename'): Promise<boolean> {
   const temporary = `${path}.${randomUUID()}`;
-  const file = await open(temporary, 'wx');
+  await writeFile(temporary, text, { flag: 'wx' });
   try {
-    await file.writeFile(text);
-    await link(temporary, path);
+    await (how === 'link' ? link : rename)(temporary, path);
     return true;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
     throw error;
   } finally {
-    await file.close();
     await unlink(temporary).catch(() => undefined);
   }
 }
 
-/** Removes a stale lock. If another process replaced it meanwhile, its lock is put back. */
-async function discard(path: string, stale: string): Promise<void> {
-  const aside = `${path}.stale-${randomUUID()}`;
+/**
+ * Replaces a stale lock, false when it has gone. One process at a time may, by a lock of the same kind on the takeover itself: between finding a lock
+ * stale and replacing it nobody else can replace it.
+ */
+async function takeOver(path: string, text: string): Promise<boolean> {
+  const turn = await FolderLock.acquire(`${path}.takeover`);
   try {
-    await rename(path, aside);
-  } catch {
-    return;
+    const found = await readFile(path, 'utf8').catch(() => undefined);
+    if (found === undefined) return false;
+    if (await isHeld(path, found)) throw locked(path, found);
+    return await publish(path, text, 'rename');
+  } finally {
+    await turn.release();
   }
-  if ((await readFile(aside, 'utf8')) !== stale) await link(aside, path).catch(() => undefined);
-  await unlink(aside);
 }
 
 function locked(path: string, text: string): LoricaError {

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { JobRunner, JobStore } from '../../src/jobs/index.js';
 import { openDatabase } from '../../src/storage/index.js';
 import { jobsContract } from '../contract/jobs.js';
-import { collect, temporaryFolder, temporaryPglite } from '../storage/temporary.js';
+import { collect, temporaryDataDir, temporaryPglite } from '../storage/temporary.js';
 
 jobsContract(temporaryPglite);
 
@@ -14,7 +14,7 @@ const CHILD = fileURLToPath(new URL('./run-until-killed.ts', import.meta.url));
 
 describe('a server killed while it runs a job', () => {
   test('goes on with it at the next start: no event lost, none numbered twice, three deaths at most', async () => {
-    const folder = await temporaryFolder();
+    const folder = await temporaryDataDir();
     let database = await openDatabase({ dataDir: folder.value });
     let store = await JobStore.open(database);
     const { job } = await store.create({ kind: 'tuning', tenant: 'acme', id: 'long', spec: {} });

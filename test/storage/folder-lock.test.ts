@@ -29,7 +29,7 @@ describe('folder lock', () => {
     await (await FolderLock.acquire(path)).release();
   });
 
-  test('of many that want it at once one gets it', async () => {
+  test.each(Array.from({ length: 10 }, (_, round) => round))('of many that want a stale one at once, one gets it (round %i)', async () => {
     await writeFile(path, holder({ pid: deadPid() }));
     const tries = await Promise.allSettled(Array.from({ length: 20 }, () => FolderLock.acquire(path)));
     const winners = tries.filter((result) => result.status === 'fulfilled');
@@ -44,6 +44,13 @@ describe('folder lock', () => {
     await writeFile(path, holder({ nonce: 'somebody else' }));
     await lock.release();
     expect(await readFile(path, 'utf8')).toContain('somebody else');
+  });
+
+  test('whose takeover was cut short by a crash is taken over', async () => {
+    await writeFile(path, holder({ pid: deadPid() }));
+    await writeFile(`${path}.takeover`, holder({ pid: deadPid() }));
+    await (await FolderLock.acquire(path)).release();
+    expect(await readdir(folder.value)).toEqual([]);
   });
 
   test('whose pid now is another process is taken over', async () => {

@@ -6,11 +6,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { openDatabase } from '../../src/storage/index.js';
 import { databaseContract } from '../contract/database.js';
-import { temporaryFolder, temporaryPglite } from './temporary.js';
+import { temporaryDataDir, temporaryFolder, temporaryPglite } from './temporary.js';
 
 databaseContract(temporaryPglite);
 
 const LOADER = fileURLToPath(new URL('../runtime/typescript-loader.mjs', import.meta.url));
+const OUTGROW = fileURLToPath(new URL('./outgrow-limit.ts', import.meta.url));
 const CHILD = fileURLToPath(new URL('./insert-until-killed.ts', import.meta.url));
 
 /** A process that has the folder open and says after each insert how many are acknowledged. */
@@ -29,7 +30,7 @@ async function inserting(dataDir: string, rows: number): Promise<{ child: ChildP
 
 describe('the embedded database', () => {
   test('is closed to a second process, and open again with every acknowledged row after kill -9', async () => {
-    const folder = await temporaryFolder();
+    const folder = await temporaryDataDir();
     const { child, acknowledged } = await inserting(folder.value, 200);
     const refused = await openDatabase({ dataDir: folder.value }).catch((error: unknown) => error);
     expect(refused).toMatchObject({
@@ -46,6 +47,25 @@ describe('the embedded database', () => {
     await expect(openDatabase({ dataDir: folder.value })).rejects.toMatchObject({ reason: 'STORAGE_LOCKED' });
     await reopened.close();
     await reopened.close();
+    await folder.dispose();
+  });
+
+  test('when its log cannot grow says STORAGE_FULL to everybody, and goes on with every acknowledged row once it can', async () => {
+    const folder = await temporaryDataDir();
+    const child = spawn(process.execPath, ['--import', LOADER, OUTGROW, folder.value], { stdio: ['ignore', 'pipe', 'inherit'] });
+    let output = '';
+    child.stdout.on('data', (text: Buffer) => (output += text.toString()));
+    await once(child, 'close');
+    const { acknowledged, refused, during, after } = JSON.parse(output) as {
+      acknowledged: number;
+      refused: string;
+      during: string[];
+      after: number;
+    };
+    expect(acknowledged).toBeGreaterThan(0);
+    expect(refused).toBe('RESOURCE_EXHAUSTED STORAGE_FULL');
+    expect(during).toEqual(Array(12).fill('RESOURCE_EXHAUSTED STORAGE_FULL'));
+    expect([acknowledged, acknowledged + 1]).toContain(after);
     await folder.dispose();
   });
 

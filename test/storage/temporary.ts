@@ -1,7 +1,10 @@
 /** Folders and databases that a test file throws away. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { PGlite } from '@electric-sql/pglite';
+import { existsSync } from 'node:fs';
+import { cp, mkdir, mkdtemp, readFile, rename, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { type Database, openDatabase } from '../../src/storage/index.js';
 
 export interface Temporary<T> {
@@ -14,9 +17,32 @@ export async function temporaryFolder(): Promise<Temporary<string>> {
   return { value, dispose: () => rm(value, { recursive: true, force: true }) };
 }
 
+const CACHE = fileURLToPath(new URL('../../.cache/test', import.meta.url));
+
+/** An empty PGlite folder, made once per version of PGlite (which takes seconds) and kept. */
+async function emptyDatabase(): Promise<string> {
+  const manifest = fileURLToPath(new URL('../../node_modules/@electric-sql/pglite/package.json', import.meta.url));
+  const { version } = JSON.parse(await readFile(manifest, 'utf8')) as { version: string };
+  const kept = join(CACHE, `pglite-${version}`);
+  if (existsSync(kept)) return kept;
+  await mkdir(CACHE, { recursive: true });
+  const made = await mkdtemp(`${kept}-`);
+  await (await PGlite.create(made)).close();
+  // Another test file may have been faster.
+  await rename(made, kept).catch(() => rm(made, { recursive: true }));
+  return kept;
+}
+
+/** A data folder whose database is there already, as after a first start; openDatabase finds it quickly. */
+export async function temporaryDataDir(): Promise<Temporary<string>> {
+  const folder = await temporaryFolder();
+  await cp(await emptyDatabase(), join(folder.value, 'database'), { recursive: true });
+  return folder;
+}
+
 /** A fresh embedded database in a folder of its own. */
 export async function temporaryPglite(): Promise<Temporary<Database>> {
-  const folder = await temporaryFolder();
+  const folder = await temporaryDataDir();
   const value = await openDatabase({ dataDir: folder.value });
   return {
     value,
