@@ -3,7 +3,7 @@
  * incomplete one wait for the next token. No cleaning up of spaces: the bytes are the text.
  */
 import type { DecodeOptions, IncrementalDecoder } from './tokenizer-types.js';
-import type { TokenizerSpec } from './tokenizer-spec.js';
+import type { BytesRule, TokenizerSpec } from './tokenizer-spec.js';
 
 /** Byte of every character of GPT-2's byte-level alphabet: printable bytes stand for themselves, the others are moved up from 256. */
 export const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
@@ -27,7 +27,7 @@ export class TokenBytes {
 
   constructor(spec: TokenizerSpec) {
     const texts: (string | undefined)[] = [];
-    for (const [token, id] of Object.entries(spec.model.vocab)) texts[id] = token;
+    for (const [token, id] of Object.entries(spec.vocab)) texts[id] = token;
     const added = new Set<number>();
     for (const token of spec.addedTokens) {
       texts[token.id] = token.content;
@@ -35,12 +35,12 @@ export class TokenBytes {
       if (token.special) this.special.add(token.id);
     }
     this.size = texts.length;
-    this.stripFirstSpace = spec.bytes.kind === 'pieces' && spec.bytes.stripFirstSpace;
+    this.stripFirstSpace = spec.bytes.kind === 'words' || (spec.bytes.kind === 'pieces' && spec.bytes.stripFirstSpace);
     const chunks: Buffer[] = [];
     this.starts = new Uint32Array(texts.length + 1);
     for (let id = 0, at = 0; id < texts.length; id++) {
       const text = texts[id] ?? '';
-      const chunk = added.has(id) ? Buffer.from(text, 'utf8') : spec.bytes.kind === 'byteLevel' ? byteLevel(text) : piece(text);
+      const chunk = bytesOf(text, added.has(id), spec.bytes);
       chunks.push(chunk);
       this.starts[id + 1] = at += chunk.length;
     }
@@ -60,6 +60,12 @@ export class TokenBytes {
   }
 }
 
+function bytesOf(token: string, added: boolean, rule: BytesRule): Buffer {
+  if (rule.kind === 'words') return Buffer.from(word(token, rule), 'utf8');
+  if (rule.kind === 'pieces') return piece(token, rule.byteFallback);
+  return added ? Buffer.from(token, 'utf8') : byteLevel(token);
+}
+
 function byteLevel(token: string): Buffer {
   const out: number[] = [];
   for (const character of token) {
@@ -70,9 +76,19 @@ function byteLevel(token: string): Buffer {
   return Buffer.from(out);
 }
 
-function piece(token: string): Buffer {
-  const byte = /^<0x([0-9A-Fa-f]{2})>$/.exec(token);
+function piece(token: string, byteFallback: boolean): Buffer {
+  const byte = byteFallback ? /^<0x([0-9A-Fa-f]{2})>$/.exec(token) : null;
   return byte === null ? Buffer.from(token.replaceAll('▁', ' '), 'utf8') : Buffer.from([parseInt(byte[1] as string, 16)]);
+}
+
+/** English contractions and punctuation that WordPiece decoders draw to the word before, in the order in which they do. */
+const DRAWN = [' .', ' ?', ' !', ' ,', " ' ", " n't", " 'm", " do not", " 's", " 've", " 're"];
+
+/** A token as it reads after others. */
+function word(token: string, { prefix, cleanUp }: { readonly prefix: string; readonly cleanUp: boolean }): string {
+  const text = token.startsWith(prefix) ? token.slice(prefix.length) : ` ${token}`;
+  if (!cleanUp) return text;
+  return DRAWN.reduce((cleaned, from) => cleaned.replaceAll(from, from === " ' " ? "'" : from === ' do not' ? " don't" : from.slice(1)), text);
 }
 
 /** A decoder for one stream of tokens. */

@@ -27,6 +27,7 @@ export function createTokenizer(source: TokenizerSource): Tokenizer {
   const spec = parseTokenizerSpec(source.json, source.label);
   const bytes = new TokenBytes(spec);
   const parsing = encoder(spec, true, source.label);
+  const strip = stripper(spec.addedTokens);
   let plain: Encoder | undefined;
   const ids = [...(source.bosTokenId === undefined ? [] : [source.bosTokenId]), ...source.eosTokenIds];
   for (const id of ids) {
@@ -39,7 +40,8 @@ export function createTokenizer(source: TokenizerSource): Tokenizer {
     digest: `sha256:${createHash('sha256').update(JSON.stringify([source.json, source.bosTokenId ?? null, source.eosTokenIds])).digest('hex')}`,
     encode(text, options = {}) {
       const chosen = options.parseSpecial === false ? (plain ??= encoder(spec, false, source.label)) : parsing;
-      const encoded = chosen.encode(text, { add_special_tokens: options.addSpecialTokens ?? false });
+      const given = wellFormed(text);
+      const encoded = chosen.encode(options.parseSpecial === false ? given : strip(given), { add_special_tokens: options.addSpecialTokens ?? false });
       // The library leaves a hole for text that the vocabulary can't express and that has no unknown token; so does the reference.
       return encoded.ids.filter((id) => id !== undefined);
     },
@@ -55,9 +57,41 @@ export function createTokenizer(source: TokenizerSource): Tokenizer {
   };
 }
 
+/** `text` with U+FFFD for every half of a surrogate pair, as UTF-8 has it; patterns would see the halves otherwise. */
+function wellFormed(text: string): string {
+  return text.replace(/\p{Surrogate}/gu, '\ufffd');
+}
+
+/**
+ * Drops the white space beside added tokens that take it along (`lstrip`, `rstrip`); the library means JavaScript's white space
+ * by that, not Unicode's. Tokens are found as the library finds them: leftmost, then longest.
+ */
+function stripper(tokens: TokenizerSpec['addedTokens']): (text: string) => string {
+  if (!tokens.some((token) => token['lstrip'] === true || token['rstrip'] === true)) return (text) => text;
+  const byContent = new Map(tokens.map((token) => [token.content, token]));
+  const longestFirst = [...byContent.keys()].filter((content) => content !== '').sort((a, b) => b.length - a.length);
+  const pattern = new RegExp(`(${longestFirst.map((content) => content.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('|')})`, 'u');
+  const white = /\p{White_Space}/u;
+  return (text) => {
+    const parts = text.split(pattern);
+    // Odd places hold the tokens, even ones the text between them.
+    for (let at = 1; at < parts.length; at += 2) {
+      const token = byContent.get(parts[at] as string);
+      const [before, after] = [parts[at - 1] as string, parts[at + 1] as string];
+      let [end, start] = [before.length, 0];
+      if (token?.['lstrip'] === true) while (end > 0 && white.test(before[end - 1] as string)) end--;
+      if (token?.['rstrip'] === true) while (start < after.length && white.test(after[start] as string)) start++;
+      parts[at - 1] = before.slice(0, end);
+      parts[at + 1] = after.slice(start);
+    }
+    return parts.join('');
+  };
+}
+
 /** With `parseSpecial` false the encoder does not know the special tokens, so that no text can spell one. */
 function encoder(spec: TokenizerSpec, parseSpecial: boolean, label: string): Encoder {
-  const added = parseSpecial ? spec.addedTokens : spec.addedTokens.filter((token) => !token.special);
+  const known = parseSpecial ? spec.addedTokens : spec.addedTokens.filter((token) => !token.special);
+  const added = known.map((token) => ({ ...token, lstrip: false, rstrip: false }));
   try {
     return new Encoder({ ...spec.json, added_tokens: added }, {});
   } catch (cause) {

@@ -1,10 +1,12 @@
 /**
  * A tokenizer.json as the metadata of a GGUF file, the inverse of tokenizer-gguf.ts. What GGUF can't say (an unknown
- * pre-tokenization, merges that no scores stand for) is refused by name, so that no file tokenizes otherwise than its source.
+ * pre-tokenization, merges that no scores stand for) is refused by name. One thing its readers do their own way: where text
+ * gets a space in front, they put it there before a text that begins with a space too.
  */
 import { LoricaError } from '../common/errors.js';
 import type { GgufField } from '../tensor/gguf-write.js';
 import { preTokenizationName } from './pre-tokenizers.js';
+import { ADDED_TOKEN_SCORE } from './tokenizer-gguf.js';
 import { parseTokenizerSpec, type Json, type TokenizerSpec } from './tokenizer-spec.js';
 
 /** Token types of the GGUF specification. */
@@ -30,6 +32,9 @@ function unsupported(label: string, what: string): LoricaError {
 /** Throws TOKENIZER_INVALID for a damaged source, MODEL_UNSUPPORTED naming what GGUF has no field for. */
 export function ggufTokenizerFields(source: GgufTokenizerSource): Map<string, GgufField> {
   const spec = parseTokenizerSpec(source.json, source.label);
+  if (spec.model.type !== 'BPE') throw unsupported(source.label, `it is a ${spec.model.type} model`);
+  const greedy = spec.addedTokens.find((token) => token['lstrip'] === true || token['rstrip'] === true);
+  if (greedy !== undefined) throw unsupported(source.label, `the token ${JSON.stringify(greedy.content)} takes white space beside it along`);
   const merges = mergePairs(spec.model['merges'] as readonly (string | [string, string])[]);
   const { tokens, types } = vocabulary(spec, source.vocabSize);
   const fields = new Map<string, GgufField>();
@@ -44,7 +49,7 @@ export function ggufTokenizerFields(source: GgufTokenizerSource): Map<string, Gg
     set('model', { type: 'string', value: 'llama' });
     set('pre', { type: 'string', value: 'default' });
     set('scores', { type: 'float32s', value: scores(tokens, types, merges, source.label) });
-    set('add_space_prefix', { type: 'bool', value: spec.bytes.stripFirstSpace });
+    set('add_space_prefix', { type: 'bool', value: spec.bytes.kind === 'pieces' && spec.bytes.stripFirstSpace });
   }
   set('tokens', { type: 'strings', value: tokens });
   set('token_type', { type: 'int32s', value: types });
@@ -65,7 +70,7 @@ function mergePairs(merges: readonly (string | [string, string])[]): [string, st
 function vocabulary(spec: TokenizerSpec, vocabSize: number): { tokens: string[]; types: number[] } {
   const tokens = Array.from({ length: vocabSize }, (_, id) => `[PAD${id}]`);
   const types = tokens.map((): number => TYPE.unused);
-  for (const [token, id] of Object.entries(spec.model.vocab)) {
+  for (const [token, id] of Object.entries(spec.vocab)) {
     tokens[id] = token;
     types[id] = spec.bytes.kind === 'pieces' && /^<0x[0-9A-F]{2}>$/.test(token) ? TYPE.byte : TYPE.normal;
   }
@@ -85,22 +90,26 @@ function vocabulary(spec: TokenizerSpec, vocabSize: number): { tokens: string[];
  * were converted from SentencePiece.
  */
 function scores(tokens: readonly string[], types: readonly number[], merges: readonly [string, string][], label: string): number[] {
-  const normal = new Set(tokens.filter((_, id) => types[id] === TYPE.normal));
+  const inMerges = new Set(merges.flatMap(([left, right]) => [left, right, left + right]));
+  const joins = (token: string, id: number): boolean => types[id] === TYPE.normal || (types[id] === TYPE.userDefined && inMerges.has(token));
+  const pieces = new Set(tokens.filter(joins));
   const made = new Map<string, number>();
-  let listed = 0;
   let previous: string | undefined;
   for (const [left, right] of merges) {
     const token = left + right;
-    if (!normal.has(left) || !normal.has(right) || !normal.has(token)) throw unsupported(label, `the merge of ${JSON.stringify([left, right])}, which are no ordinary tokens`);
+    const strange = [left, right, token].find((part) => !pieces.has(part));
+    if (strange !== undefined) throw unsupported(label, `its merges join ${JSON.stringify([left, right])}, and ${JSON.stringify(strange)} is no ordinary token`);
     if (token !== previous && made.has(token)) throw unsupported(label, `its merges into ${JSON.stringify(token)} have different ranks, which scores can't say`);
     if (token !== previous) made.set(token, made.size);
     previous = token;
-    listed += 1;
   }
   let possible = 0;
-  for (const token of normal) for (let at = 1; at < token.length; at++) if (normal.has(token.slice(0, at)) && normal.has(token.slice(at))) possible += 1;
-  if (possible !== listed) throw unsupported(label, `it lists ${listed} of ${possible} possible merges, which scores can't say`);
-  return tokens.map((token, id) => (types[id] === TYPE.normal ? -(made.get(token) ?? made.size) : 0));
+  for (const token of pieces) for (let at = 1; at < token.length; at++) if (pieces.has(token.slice(0, at)) && pieces.has(token.slice(at))) possible += 1;
+  if (possible !== merges.length) throw unsupported(label, `it lists ${merges.length} of ${possible} possible merges, which scores can't say`);
+  return tokens.map((token, id) => {
+    if (pieces.has(token) && joins(token, id)) return -(made.get(token) ?? made.size);
+    return types[id] === TYPE.userDefined ? ADDED_TOKEN_SCORE : 0;
+  });
 }
 
 /** The special tokens that a template puts before and after a text. */

@@ -10,7 +10,7 @@ import { tokenizerError, type Json } from './tokenizer-spec.js';
 type Metadata = ReadonlyMap<string, GgufValue>;
 
 /** Token types of the GGUF specification. */
-const TYPE = { unknown: 2, control: 3, userDefined: 4 } as const;
+const TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4 } as const;
 
 interface Vocabulary {
   readonly tokens: readonly string[];
@@ -123,20 +123,25 @@ function piecesJson(metadata: Metadata, vocabulary: Vocabulary, label: string): 
   };
 }
 
+/** The score of tokens that converters add to a vocabulary from outside: no piece of SentencePiece's, and no merge makes them. */
+export const ADDED_TOKEN_SCORE = -1000;
+
 /**
- * SentencePiece joins the adjacent pair whose union scores highest. As ranked merges: every way to split a normal piece into two
+ * SentencePiece joins the adjacent pair whose union scores highest. As ranked merges: every way to split a piece into two
  * pieces, the higher-scored piece first; among splits of equal score the order of the pieces' ids keeps the list deterministic.
+ * User-defined pieces (runs of spaces or line ends) are joined as others are.
  */
 function mergesFromScores({ tokens, types }: Vocabulary, scores: readonly number[], vocab: Record<string, number>): [string, string][] {
   const merges: { readonly pair: [string, string]; readonly score: number; readonly id: number; readonly left: number }[] = [];
+  const joins = (id: number): boolean => types[id] === TYPE.normal || (types[id] === TYPE.userDefined && scores[id] !== ADDED_TOKEN_SCORE);
   tokens.forEach((token, id) => {
-    if (types[id] !== 1) return;
+    if (!joins(id)) return;
     for (let at = 1; at < token.length; at++) {
       const left = token.slice(0, at);
       const right = token.slice(at);
       const leftId = vocab[left];
       const rightId = vocab[right];
-      if (leftId === undefined || rightId === undefined || types[leftId] !== 1 || types[rightId] !== 1) continue;
+      if (leftId === undefined || rightId === undefined || !joins(leftId) || !joins(rightId)) continue;
       merges.push({ pair: [left, right], score: scores[id] as number, id, left: leftId });
     }
   });

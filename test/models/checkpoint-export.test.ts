@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { exportCheckpoint, openCheckpoint, type Checkpoint } from '../../src/models/checkpoint.js';
 import { ropeFrequencies } from '../../src/models/config-rope.js';
+import { createTokenizer } from '../../src/models/tokenizer.js';
 import { tokenizerJsonFromGguf } from '../../src/models/tokenizer-gguf.js';
 import { ggufTokenizerFields } from '../../src/models/tokenizer-gguf-write.js';
 import { readGgufHeader, type GgufValue } from '../../src/tensor/gguf.js';
@@ -168,6 +169,16 @@ describe('a tokenizer written as GGUF metadata', () => {
   test.each([true, false])('pieces with scores come back whole (space prefix %s)', (prefix) => {
     const json = pieces({ 'tokenizer.ggml.add_space_prefix': prefix });
     expect(read(fields(json))).toEqual(json);
+  });
+
+  test('user-defined pieces are joined after GGUF as before', () => {
+    const file = JSON.parse(readFileSync(join(GOLDEN, 'tokenizers.json'), 'utf8')) as Record<string, { tokenizer: { added_tokens: { id: number }[] }; cases: { text: string; ids: number[] }[] }>;
+    const { tokenizer, cases } = file['pieces-gemma'] as (typeof file)[string];
+    const written = fields(tokenizer, 420);
+    const back = createTokenizer({ json: read(written), eosTokenIds: [], label: 'gemma' });
+    expect(cases.map(({ text }) => back.encode(text))).toEqual(cases.map(({ ids }) => ids));
+    expect(() => fields(file['pieces-phi']?.tokenizer, 420)).toThrow(/white space beside it/);
+    expect(() => fields(file['unigram']?.tokenizer, 420)).toThrow(/Unigram/);
   });
 
   test('rows of the embedding without a token are unused tokens', () => {

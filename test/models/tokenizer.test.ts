@@ -172,7 +172,15 @@ describe('tokenizer.json', () => {
   const model = (change: object): object => ({ model: { ...file.model, ...change } });
   test.each<[string, object, string, RegExp]>([
     ['no model', { model: undefined }, 'TOKENIZER_INVALID', /with a model/],
-    ['a model that is not BPE', model({ type: 'WordPiece' }), 'MODEL_UNSUPPORTED', /"WordPiece"/],
+    ['an unknown model', model({ type: 'WordLevel' }), 'MODEL_UNSUPPORTED', /"WordLevel"/],
+    ['WordPiece without its unknown token', model({ type: 'WordPiece', unk_token: '[UNK]' }), 'TOKENIZER_INVALID', /unknown token/],
+    ['Unigram without scores', model({ type: 'Unigram' }), 'TOKENIZER_INVALID', /pieces with scores/],
+    ['Unigram whose unknown piece is outside', model({ type: 'Unigram', vocab: [['a', -1]], unk_id: 1 }), 'TOKENIZER_INVALID', /unknown token/],
+    ['Unigram with byte fallback', model({ type: 'Unigram', vocab: [['a', -1]], unk_id: 0, byte_fallback: true }), 'MODEL_UNSUPPORTED', /byte_fallback/],
+    ['dropout', model({ dropout: 0.1 }), 'MODEL_UNSUPPORTED', /dropout/],
+    ['an added token for whole words only', { added_tokens: [{ id: 0, content: 'x', single_word: true }] }, 'MODEL_UNSUPPORTED', /single_word/],
+    ['a precompiled normalizer', { normalizer: { type: 'Precompiled', precompiled_charsmap: '' } }, 'MODEL_UNSUPPORTED', /normalizer Precompiled/],
+    ['a split that joins', { pre_tokenizer: { type: 'Split', pattern: { String: '-' }, behavior: 'MergedWithNext', invert: false } }, 'MODEL_UNSUPPORTED', /MergedWithNext/],
     ['no vocabulary', model({ vocab: undefined }), 'TOKENIZER_INVALID', /vocabulary is missing/],
     ['an empty vocabulary', model({ vocab: {}, merges: [] }), 'TOKENIZER_INVALID', /empty/],
     ['an id that is no number', model({ vocab: { a: 'x' } }), 'TOKENIZER_INVALID', /has the id "x"/],
@@ -182,15 +190,29 @@ describe('tokenizer.json', () => {
     ['a merge of three', model({ merges: ['a b c'] }), 'TOKENIZER_INVALID', /no pair/],
     ['a merge outside the vocabulary', model({ merges: [['a', '\u0000']] }), 'TOKENIZER_INVALID', /vocabulary lacks/],
     ['an added token without an id', { added_tokens: [{ content: 'x' }] }, 'TOKENIZER_INVALID', /added token/],
-    ['an unknown decoder', { decoder: { type: 'WordPiece' } }, 'MODEL_UNSUPPORTED', /decoder WordPiece/],
+    ['an unknown decoder', { decoder: { type: 'CTC' } }, 'MODEL_UNSUPPORTED', /decoder CTC/],
     ['no decoder', { decoder: null }, 'MODEL_UNSUPPORTED', /decoder null/],
-    ['an unknown pre-tokenizer', { pre_tokenizer: { type: 'Mystery' } }, 'TOKENIZER_INVALID', /Mystery/],
+    ['an unknown pre-tokenizer', { pre_tokenizer: { type: 'Mystery' } }, 'MODEL_UNSUPPORTED', /pre-tokenizer Mystery/],
   ])('refuses %s', (_name, change, reason, why) => {
     expect(() => make(change)).toThrow(expect.objectContaining({ reason, message: expect.stringMatching(why) }));
   });
 
   test('refuses a bos that the vocabulary lacks', () => {
     expect(() => make({}, 160)).toThrow(expect.objectContaining({ reason: 'TOKENIZER_INVALID', message: expect.stringContaining('160') }));
+  });
+});
+
+describe('tokenizers of other kinds', () => {
+  type Kind = { tokenizer: { post_processor?: unknown }; cases: { text: string; ids: number[]; decoded: string }[] };
+  const kinds = json('tokenizers.json') as Record<string, Kind>;
+
+  test.each(Object.keys(kinds))('%s gives the ids and texts of Rust tokenizers', (name) => {
+    const { tokenizer: file, cases } = kinds[name] as Kind;
+    const tokenizer = createTokenizer({ json: file, eosTokenIds: [], label: name });
+    expect(cases.length).toBeGreaterThan(50);
+    expect(cases.map(({ text }) => tokenizer.encode(text))).toEqual(cases.map(({ ids }) => ids));
+    expect(cases.map(({ ids }) => tokenizer.decode(ids))).toEqual(cases.map(({ decoded }) => decoded));
+    for (const { ids, decoded } of cases) expect(pushAll(tokenizer, ids).join('')).toBe(decoded);
   });
 });
 
