@@ -6,8 +6,8 @@ export default {
   transform: { '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' }, sourceMaps: 'inline' }] },
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
   testMatch: ['<rootDir>/test/**/*.test.ts'],
-  // Those need a PostgreSQL server: npm run test:postgres (jest.postgres.config.js).
-  testPathIgnorePatterns: ['/node_modules/', '\\.pg\\.test\\.ts$'],
+  // Those need a PostgreSQL server (npm run test:postgres) or the SmolLM2 checkpoint (npm run test:model): see their configurations.
+  testPathIgnorePatterns: ['/node_modules/', '\\.(pg|model)\\.test\\.ts$'],
   modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/bench/node_modules', '<rootDir>/.cache'],
   maxWorkers: 2,
   workerIdleMemoryLimit: '1MB',
