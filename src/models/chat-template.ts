@@ -1,8 +1,10 @@
 /**
  * Chat templates: the Jinja program that a checkpoint carries, rendered with the variables that Hugging Face's
  * `apply_chat_template` gives it. A template is data from a stranger: it runs in the interpreter of @huggingface/jinja, which
- * reaches nothing outside and brings `raise_exception` and `strftime_now`; whatever it throws becomes a LoricaError.
+ * reaches nothing outside and brings `raise_exception` and `strftime_now`; whatever it throws becomes a LoricaError. Its source, its
+ * time and its output are bounded, so that a hostile one costs half a second at most.
  */
+import { createContext, Script } from 'node:vm';
 import { Template } from '@huggingface/jinja';
 import { LoricaError } from '../common/errors.js';
 
@@ -23,6 +25,30 @@ export interface ChatTemplate {
   render(messages: readonly ChatMessage[], options?: RenderOptions): string;
 }
 
+/** The longest template published is about 30,000 characters. */
+const MAX_SOURCE_CHARACTERS = 1 << 20;
+/** Far above any prompt that a context window takes. */
+const MAX_OUTPUT_CHARACTERS = 1 << 24;
+/** Rendering takes a millisecond or two; a loop without end is stopped after this. */
+const TIME_LIMIT_MS = 500;
+
+const scope: { work?: () => unknown } = {};
+const context = createContext(scope);
+const call = new Script('work()');
+
+/** Runs `work`, stopped by V8 when it takes longer than the limit; loops in the interpreter's own functions are stopped too. */
+function withinTimeLimit<T>(work: () => T): T {
+  scope.work = work;
+  try {
+    return call.runInContext(context, { timeout: TIME_LIMIT_MS }) as T;
+  } catch (error) {
+    const stopped = (error as NodeJS.ErrnoException).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT';
+    throw stopped ? new Error(`it was stopped after ${TIME_LIMIT_MS} ms`, { cause: error }) : error;
+  } finally {
+    delete scope.work;
+  }
+}
+
 /** Compiles a template. `tokens` are the texts of bos and eos, empty when the tokenizer has none. Throws MODEL_UNSUPPORTED when it can't be parsed. */
 export function compileChatTemplate(
   source: string,
@@ -30,7 +56,8 @@ export function compileChatTemplate(
 ): ChatTemplate {
   let template: Template;
   try {
-    template = new Template(source);
+    if (source.length > MAX_SOURCE_CHARACTERS) throw new Error(`it has ${source.length} characters, more than ${MAX_SOURCE_CHARACTERS}`);
+    template = withinTimeLimit(() => new Template(source));
   } catch (cause) {
     throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `the chat template can't be parsed: ${(cause as Error).message}`, { cause });
   }
@@ -38,12 +65,15 @@ export function compileChatTemplate(
     source,
     render(messages, options = {}) {
       try {
-        return template.render({
+        const variables = {
           messages: messages.map(({ role, content }) => ({ role, content })),
           add_generation_prompt: options.addGenerationPrompt ?? false,
           bos_token: tokens.bosToken ?? '',
           eos_token: tokens.eosToken ?? '',
-        });
+        };
+        const text = withinTimeLimit(() => template.render(variables));
+        if (text.length > MAX_OUTPUT_CHARACTERS) throw new Error(`it made ${text.length} characters, more than ${MAX_OUTPUT_CHARACTERS}`);
+        return text;
       } catch (cause) {
         const why = (cause as Error).message;
         throw new LoricaError('INVALID_ARGUMENT', 'INVALID_FIELD', `the model's chat template refuses these messages: ${why}`, {

@@ -36,6 +36,27 @@ describe('chat templates', () => {
     expect(compileChatTemplate('{% if process is defined or globalThis is defined %}seen{% else %}hidden{% endif %}', tokens).render([])).toBe('hidden');
   });
 
+  test.each([
+    ['a list without end', '{% for i in range(1000000000000) %}x{% endfor %}', /stopped after 500 ms/],
+    ['loops in loops', '{% for a in range(9000) %}{% for b in range(9000) %}{% if a == b %}x{% endif %}{% endfor %}{% endfor %}', /stopped after 500 ms/],
+    ['a text that doubles', "{% set ns = namespace(s='0123456789') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}", /string length|characters/],
+    ['a text of 40 million characters', "{% set ns = namespace(s='0123456789') %}{% for i in range(22) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}", /41943040 characters/],
+    ['a macro that calls itself', '{% macro f(g) %}{{ g(g) }}{% endmacro %}{{ f(f) }}', /call stack/],
+    ['a list that grows while it is read', '{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l | length }}', /stopped|array length|memory/i],
+  ])('a hostile template is stopped: %s', (_name, source, why) => {
+    const render = (): string => compileChatTemplate(source, tokens).render([{ role: 'user', content: 'x' }]);
+    expect(render).toThrow(expect.objectContaining({ reason: 'INVALID_FIELD', message: expect.stringMatching(why) }));
+    expect(compileChatTemplate('{{ messages[0].content }}', tokens).render([{ role: 'user', content: 'x' }])).toBe('x');
+  });
+
+  test.each([
+    ['nested without end', '{{ ' + '('.repeat(200_000) + ' }}'],
+    ['conditions nested without end', '{% if true %}'.repeat(60_000)],
+    ['longer than any', 'x'.repeat(2 ** 20 + 1)],
+  ])('a template %s is not compiled', (_name, source) => {
+    expect(() => compileChatTemplate(source, tokens)).toThrow(expect.objectContaining({ reason: 'MODEL_UNSUPPORTED' }));
+  });
+
   test('strftime_now gives a date', () => {
     const text = compileChatTemplate("{{ strftime_now('%Y-%m-%d') }}", tokens).render([]);
     expect(text).toMatch(/^20\d\d-\d\d-\d\d$/);

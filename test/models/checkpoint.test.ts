@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { openCheckpoint, writeHfFolder, type Checkpoint } from '../../src/models/checkpoint.js';
 import { weightShapes } from '../../src/models/config.js';
 import { unpermuteRows } from '../../src/models/gguf-model.js';
+import { float32ToBfloat16, float32ToFloat16 } from '../../src/tensor/half.js';
 import { hostTensor, type HostTensor } from '../../src/tensor/host-tensor.js';
 import { parseSafetensors, toFloat32, writeSafetensors } from '../../src/tensor/safetensors.js';
 import { GOLDEN } from '../golden/smollm2.js';
@@ -167,6 +168,22 @@ describe('a Hugging Face folder', () => {
     await expect(openCheckpoint(path)).rejects.toMatchObject({ reason, message: expect.stringMatching(why) });
   });
 
+  test.each([
+    ['NaN', NaN], ['infinity', Infinity], ['minus infinity', -Infinity],
+  ])('with %s among its weights is refused when that tensor is read, by name and place', async (_name, value) => {
+    for (const dtype of ['float32', 'float16', 'bfloat16'] as const) {
+      const path = copy('tiny-llama');
+      const tensors = new Map(parseSafetensors(readFileSync(join(path, 'model.safetensors'))));
+      const values = Float32Array.from({ length: 48 }, (_, i) => (i === 7 ? value : 1));
+      const data = { float32: values, float16: float32ToFloat16(values), bfloat16: float32ToBfloat16(values) }[dtype];
+      tensors.set('model.norm.weight', hostTensor(dtype, [48], data));
+      await writeSafetensors(join(path, 'model.safetensors'), tensors);
+      const { weights } = await open(path);
+      await expect(weights.float32('model.norm.weight')).rejects.toMatchObject({ reason: 'CHECKPOINT_CORRUPT', message: expect.stringContaining(`element 7 of "model.norm.weight" is ${value}`) });
+      expect(await weights.float32('model.layers.0.input_layernorm.weight')).toHaveLength(48);
+    }
+  });
+
   test('that is missing, or weights without their folder, says what to give', async () => {
     await expect(openCheckpoint(join(folder, 'nowhere'))).rejects.toMatchObject({ code: 'NOT_FOUND', reason: 'CHECKPOINT_MISSING', hint: expect.stringContaining('.gguf') });
     mkdirSync(join(folder, 'bare'), { recursive: true });
@@ -288,6 +305,30 @@ describe('a GGUF file', () => {
   test.each(damage)('is refused with %s', async (_name, harm, reason, why) => {
     const path = save(harm(await parts('tiny-llama')));
     await expect(openCheckpoint(path)).rejects.toMatchObject({ name: 'LoricaError', reason, message: expect.stringMatching(why) });
+  });
+
+  test('with NaN in a float16 scale or a float32 weight is refused when that tensor is read, by its place', async () => {
+    const content = await parts('tiny-llama');
+    const scaled = Buffer.alloc(48 * 5 * 34);
+    scaled.writeUInt16LE(0x7e00, 34 * 3);
+    const norm = new Float32Array(48).fill(1);
+    norm[5] = NaN;
+    // A feed-forward width of 160 makes whole blocks of the rows of its down projection.
+    const wide = { ...content, metadata: { ...content.metadata, 'llama.feed_forward_length': { u32: 160 } } };
+    const swap = (name: string, tensor: Partial<GgufTensor>): void => {
+      const at = wide.tensors.findIndex((candidate) => candidate.name === name);
+      wide.tensors[at] = { ...(wide.tensors[at] as GgufTensor), ...tensor };
+    };
+    for (const layer of [0, 1]) {
+      for (const part of ['gate', 'up']) swap(`blk.${layer}.ffn_${part}.weight`, { shape: [160, 48], data: new Uint8Array(160 * 48 * 4) });
+      swap(`blk.${layer}.ffn_down.weight`, { shape: [48, 160], type: 8, data: scaled });
+    }
+    swap('output_norm.weight', { data: bytesOf(norm) });
+    const { weights } = await open(save(wide));
+    for (const [name, why] of [['model.layers.0.mlp.down_proj.weight', /element 96 of "blk\.0\.ffn_down\.weight" is NaN/], ['model.norm.weight', /element 5 of "output_norm\.weight" is NaN/]] as const) {
+      await expect(weights.float32(name)).rejects.toMatchObject({ reason: 'CHECKPOINT_CORRUPT', message: expect.stringMatching(why) });
+    }
+    expect(await weights.float32('model.layers.0.mlp.up_proj.weight')).toHaveLength(160 * 48);
   });
 
   test('that is something else is CHECKPOINT_CORRUPT', async () => {
