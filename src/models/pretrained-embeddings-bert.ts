@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { LoricaError } from '../common/errors.js';
 import { openForReading } from '../tensor/file-range.js';
 import { readSafetensorsHeader, readTensorFloat32, type SafetensorsFile } from '../tensor/safetensors.js';
-import { Damages, type WordVectors } from './pretrained-embeddings-table.js';
+import type { WordVectors } from './pretrained-embeddings-table.js';
 
 const EMBEDDINGS = /(^|\.)embeddings\.word_embeddings\.weight$/;
 /** [CLS], [unused12] … : no text. */
@@ -29,17 +29,14 @@ export async function readBertWordEmbeddings(folder: string): Promise<WordVector
     const vectors = await readTensorFloat32(file, name, handle);
     const words = new Map<string, number>();
     const continuations = new Map<string, number>();
-    const damages = new Damages(file.path);
     let duplicates = 0;
     for (const [row, piece] of vocabulary.pieces.entries()) {
       if (piece === undefined || piece === '' || SPECIAL.test(piece)) continue;
-      if (!vectors.subarray(row * dimension, (row + 1) * dimension).every(Number.isFinite)) damages.add(`row ${row}`, `the vector of '${piece}' is not finite`);
       const continues = piece.startsWith(vocabulary.continuationPrefix) && piece.length > vocabulary.continuationPrefix.length;
       const [map, text] = continues ? [continuations, piece.slice(vocabulary.continuationPrefix.length)] : [words, piece];
       if (map.has(text)) duplicates++;
       else map.set(text, row);
     }
-    damages.refuse();
     return { format: 'bert', dimension, words, continuations, vectors, duplicates };
   } finally {
     await handle.close();

@@ -3,11 +3,10 @@
  * tokens it has not seen. A row is predicted as offset(surface) + A·(v − mean v): the offset takes in what spelling alone says
  * (' the', 'the', ' The' and ' THE' share one word vector), A what the word means. Nothing here writes rows.
  */
-import { setImmediate as nextTurn } from 'node:timers/promises';
-import { LoricaError } from '../common/errors.js';
 import { uniformAt } from '../common/random.js';
+import { turns } from '../common/turns.js';
 import type { TokenMatches, TokenText } from './pretrained-embeddings-match.js';
-import { NormalEquations } from './ridge-regression.js';
+import { multiplyRows, NormalEquations, type Turn } from './ridge-regression.js';
 
 export interface HeldOutFit {
   /** Tokens that the measured map was not fitted on. */
@@ -58,9 +57,10 @@ const STANDARD_ERRORS = 5;
 /** Shares of tokens that the fit is measured on, and that the penalty is chosen on. */
 const TEST_SHARE = 0.1;
 const CHOICE_SHARE = 0.1;
-/** Tokens of one evaluation at most, which tell a cosine to a thousandth. */
-const EVALUATED_TOKENS = 2048;
-const OPERATIONS_PER_TURN = 1 << 22;
+/** Tokens of one evaluation at most, spread evenly. */
+const EVALUATED_TOKENS = 1024;
+/** What cancelling says. */
+export const ACTIVITY = 'replacing embeddings';
 
 /** What the spelling says: constant, begins with white space, capital first, all capitals. */
 export const SURFACE_FEATURES = 4;
@@ -70,18 +70,6 @@ export function surface(text: TokenText): readonly number[] {
   const capital = first.toLowerCase() !== first;
   const all = word.length > 1 && word.toUpperCase() === word && word.toLowerCase() !== word;
   return [1, text !== undefined && !text.startsWith(word) ? 1 : 0, capital ? 1 : 0, all ? 1 : 0];
-}
-
-/** Lets the event loop run now and then, and stops where asked to. */
-export function turns(signal: AbortSignal | undefined): (operations: number) => Promise<void> | undefined {
-  let done = 0;
-  return (operations) => {
-    done += operations;
-    if (done < OPERATIONS_PER_TURN) return undefined;
-    done = 0;
-    if (signal?.aborted === true) throw new LoricaError('CANCELLED', 'CANCELLED', 'replacing embeddings was cancelled', { cause: signal.reason });
-    return nextTurn();
-  };
 }
 
 /** Fits and measures. Tokens are dealt to fitting, choosing and measuring by seed; the map returned is fitted on all of them. */
@@ -97,15 +85,15 @@ export async function fitProjection(input: FitInput): Promise<FittedProjection> 
   await fit.addTo(sums, dealt.fit);
   let best = { penalty: NaN, score: -Infinity };
   for (const penalty of PENALTIES) {
-    const { centred } = await fit.evaluate(fit.solve(sums, penalty), dealt.choose);
+    const { centred } = await fit.evaluate(await fit.solve(sums, penalty), dealt.choose);
     if (!(centred.mean <= best.score)) best = { penalty, score: centred.mean };
   }
   await fit.addTo(sums, dealt.choose);
-  const measured = await fit.evaluate(fit.solve(sums, best.penalty), dealt.measure);
+  const measured = await fit.evaluate(await fit.solve(sums, best.penalty), dealt.measure);
   await fit.addTo(sums, dealt.measure);
   const { centred } = measured;
   return {
-    map: fit.solve(sums, best.penalty),
+    map: await fit.solve(sums, best.penalty),
     mean: fit.mean,
     spread: measured.spread,
     penalty: best.penalty,
@@ -121,7 +109,7 @@ export async function fitProjection(input: FitInput): Promise<FittedProjection> 
 
 async function meanVector({ tokens, matches, dimension, signal }: FitInput): Promise<Float64Array> {
   const mean = new Float64Array(dimension);
-  const turn = turns(signal);
+  const turn = turns(ACTIVITY, signal);
   for (const token of tokens) {
     const vector = matches.vector(token);
     for (let i = 0; i < dimension; i++) mean[i]! += vector[i]! / tokens.length;
@@ -139,43 +127,44 @@ interface Evaluation {
 }
 
 class Fit {
-  private readonly turn: (operations: number) => Promise<void> | undefined;
+  private readonly turn: Turn;
   private readonly x: Float64Array;
 
   constructor(private readonly input: FitInput, readonly mean: Float64Array) {
-    this.turn = turns(input.signal);
+    this.turn = turns(ACTIVITY, input.signal);
     this.x = new Float64Array(input.dimension + SURFACE_FEATURES);
   }
 
   async addTo(sums: NormalEquations, tokens: readonly number[]): Promise<void> {
     const { hiddenSize: c, original } = this.input;
     for (const token of tokens) {
-      sums.add(this.features(token), original, token * c);
+      sums.add(this.features(token), original.subarray(token * c, (token + 1) * c));
       await this.turn(this.x.length * (this.x.length / 2 + c));
     }
   }
 
   /** `penalty` is relative to the mean diagonal of A's part; offsets are all but free. */
-  solve(sums: NormalEquations, penalty: number): Float64Array {
+  solve(sums: NormalEquations, penalty: number): Promise<Float64Array> {
     const { dimension: d } = this.input;
     const n = this.x.length;
     let trace = 0;
-    for (let i = 0; i < d; i++) trace += sums.gram[i * n + i]!;
+    for (let i = 0; i < d; i++) trace += sums.squares(i);
     const scale = trace > 0 ? trace / d : 1;
-    return sums.solve(Float64Array.from({ length: n }, (_, i) => (i < d ? penalty * scale : 1e-6 * Math.max(1, sums.rows))));
+    return sums.solve(Float64Array.from({ length: n }, (_, i) => (i < d ? penalty * scale : 1e-6 * Math.max(1, sums.rows))), this.turn);
   }
 
   async evaluate(map: Float64Array, tokens: readonly number[]): Promise<Evaluation> {
     const { dimension: d, hiddenSize: c, original } = this.input;
-    const some = tokens.slice(0, EVALUATED_TOKENS);
+    const step = Math.max(1, tokens.length / EVALUATED_TOKENS);
+    const some = Array.from({ length: Math.floor(tokens.length / step) }, (_, i) => tokens[Math.floor(i * step)]!);
     const meanRow = new Float64Array(c);
     for (const token of some) for (let i = 0; i < c; i++) meanRow[i]! += original[token * c + i]! / some.length;
     const [meaning, offset, row, whole] = [new Float64Array(c), new Float64Array(c), new Float64Array(c), new Float64Array(c)];
     let [cosines, meanRowCosines, centred, centredSquares, rowSquares, predictedSquares] = [0, 0, 0, 0, 0, 0];
     for (const token of some) {
       const x = this.features(token);
-      multiply(x, map, c, 0, d, meaning.fill(0));
-      multiply(x, map, c, d, x.length, offset.fill(0));
+      multiplyRows(x, map, 0, d, meaning.fill(0));
+      multiplyRows(x, map, d, x.length, offset.fill(0));
       for (let i = 0; i < c; i++) {
         const value = original[token * c + i]!;
         whole[i] = value;
@@ -212,15 +201,6 @@ export function fillFeatures(x: Float64Array, vector: Float32Array, mean: Float6
   for (let i = 0; i < mean.length; i++) x[i] = vector[i]! - mean[i]!;
   x.set(surface(text), mean.length);
   return x;
-}
-
-/** Adds Σ_i x[i] · map[i,:] over from ≤ i < to to `out` [C]. */
-export function multiply(x: Float64Array, map: Float64Array, c: number, from: number, to: number, out: Float64Array): void {
-  for (let i = from; i < to; i++) {
-    const value = x[i]!;
-    if (value === 0) continue;
-    for (let j = 0, at = i * c; j < c; j++, at++) out[j]! += value * map[at]!;
-  }
 }
 
 function dot(a: Float64Array, b: Float64Array): number {

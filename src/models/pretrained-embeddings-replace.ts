@@ -1,15 +1,17 @@
 /**
  * New embedding rows from word vectors: matched, projected into the model's space and brought to the norms of the old rows; the
  * tokens that match nothing keep their rows bit for bit. Pure: the original is not written to. The measurements behind the
- * defaults are in docs/decisions/0004-pretrained-embeddings.md.
+ * defaults are in docs/decisions/0007-pretrained-embeddings.md.
  */
 import { invalidFields } from '../common/errors.js';
 import { gaussian, labelledStream } from '../common/random-streams.js';
+import { turns } from '../common/turns.js';
 import { hostTensor, type HostTensor } from '../tensor/host-tensor.js';
 import type { DecoderConfig } from './config.js';
 import { EMBEDDING_WEIGHT, HEAD_WEIGHT } from './decoder.js';
-import { fillFeatures, fitProjection, MIN_FIT_TOKENS, multiply, SURFACE_FEATURES, turns, type FittedProjection, type HeldOutFit } from './pretrained-embeddings-fit.js';
+import { ACTIVITY, fillFeatures, fitProjection, MIN_FIT_TOKENS, SURFACE_FEATURES, type FittedProjection, type HeldOutFit } from './pretrained-embeddings-fit.js';
 import { matchTokens, type TokenMatches, type TokenText } from './pretrained-embeddings-match.js';
+import { multiplyRows } from './ridge-regression.js';
 import type { WordVectors } from './pretrained-embeddings-table.js';
 
 export interface ReplaceEmbeddingsInput {
@@ -116,13 +118,13 @@ function rowMaker(projection: EmbeddingReport['projection'], fit: FittedProjecti
     const x = new Float64Array(d + SURFACE_FEATURES);
     return (vector, text, row) => {
       fillFeatures(x, vector, fit.mean, text);
-      multiply(x, fit.map, c, 0, d, row.fill(0));
+      multiplyRows(x, fit.map, 0, d, row.fill(0));
       for (let i = 0; i < c; i++) row[i]! *= fit.spread;
-      multiply(x, fit.map, c, d, x.length, row);
+      multiplyRows(x, fit.map, d, x.length, row);
     };
   }
   const map = orthogonalMap(d, c, input.seed);
-  return (vector, _text, row) => multiply(Float64Array.from(vector), map, c, 0, d, row.fill(0));
+  return (vector, _text, row) => multiplyRows(Float64Array.from(vector), map, 0, d, row.fill(0));
 }
 
 async function writeRows(input: ReplaceEmbeddingsInput, matches: TokenMatches, make: RowMaker, embeddings: Float32Array): Promise<void> {
@@ -131,7 +133,7 @@ async function writeRows(input: ReplaceEmbeddingsInput, matches: TokenMatches, m
   const oldNorm = (token: number): number => length(original.subarray(token * c, (token + 1) * c));
   const meanNorm = tokens.reduce((sum, token) => sum + oldNorm(token), 0) / Math.max(1, tokens.length);
   const row = new Float64Array(c);
-  const turn = turns(input.signal);
+  const turn = turns(ACTIVITY, input.signal);
   for (const token of tokens) {
     make(matches.vector(token), texts[token], row);
     const made = length(row);
