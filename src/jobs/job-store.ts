@@ -192,7 +192,12 @@ export class JobStore {
   }
 }
 
-function createKey({ tenant, kind, requestId, requestDigest }: Required<Pick<CreateJob, 'kind' | 'tenant' | 'requestId' | 'requestDigest'>>): RequestKey {
+function createKey({
+  tenant,
+  kind,
+  requestId,
+  requestDigest,
+}: Required<Pick<CreateJob, 'kind' | 'tenant' | 'requestId' | 'requestDigest'>>): RequestKey {
   return { tenant, method: `create ${kind} job`, requestId, requestDigest };
 }
 

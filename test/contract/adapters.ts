@@ -282,12 +282,12 @@ export function adaptersContract(open: () => Promise<Temporary<Database>>): void
         }
         expect(new Set(texts)).toEqual(new Set(['tenants/TENANT/adapters/REFERENCE does not exist']));
         const calls = [
-          registry.getAdapter('stranger', 'a'),
-          registry.getVersion('stranger', 'a', version.digest),
-          registry.getAlias('stranger', 'a', 'production'),
-          registry.listVersions({ tenant: 'stranger', adapter: 'a' }),
+          () => registry.getAdapter('stranger', 'a'),
+          () => registry.getVersion('stranger', 'a', version.digest),
+          () => registry.getAlias('stranger', 'a', 'production'),
+          () => registry.listVersions({ tenant: 'stranger', adapter: 'a' }),
         ];
-        for (const call of calls) await expect(call).rejects.toMatchObject({ code: 'NOT_FOUND' });
+        for (const call of calls) await expect(call()).rejects.toMatchObject({ code: 'NOT_FOUND' });
       });
 
       test.each(['a', 'a@', '@production', 'a@sha256:12', 'a@sha256:', 'A@production', 'a@b@c', 'a/b@c', ''])(
