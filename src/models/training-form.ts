@@ -16,6 +16,10 @@ export const TOKENS: Dim = 'B*T';
 export interface LoraKind {
   readonly rank: number;
   readonly scaling: number;
+  /** With a trained magnitude per output (DoRA, Liu et al. 2024). */
+  readonly dora?: boolean;
+  /** What kept inputs of the low-rank path are multiplied by; without it nothing is dropped. The mask is an input, `dropoutMask`. */
+  readonly dropoutScale?: number;
 }
 
 /** What tells one layer's graphs from another's. Names are local to the layer: 'self_attn.q_proj.weight'. */
@@ -47,6 +51,9 @@ export interface LayerSegments {
 
 export const loraA = (module: string): string => `${module}.lora_A.weight`;
 export const loraB = (module: string): string => `${module}.lora_B.weight`;
+export const loraMagnitude = (module: string): string => `${module}.lora_magnitude_vector.weight`;
+/** uint8 [B*T, in]: 1 keeps an element of the input of the low-rank path, 0 drops it. */
+export const dropoutMask = (module: string): string => `${module}.lora_dropout.mask`;
 
 /** Parameters of one layer by local name, with shapes; LoRA matrices included. */
 export function layerParameters(config: DecoderConfig, lora: LayerKind['lora']): Map<string, readonly number[]> {
@@ -66,6 +73,7 @@ export function layerParameters(config: DecoderConfig, lora: LayerKind['lora']):
     if (matrices === undefined) continue;
     parameters.set(loraA(module), [matrices.rank, input]);
     parameters.set(loraB(module), [out, matrices.rank]);
+    if (matrices.dora === true) parameters.set(loraMagnitude(module), [out]);
   }
   return parameters;
 }
@@ -125,9 +133,13 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
     this.cos = graph.input('cos', 'float32', ['P', config.headDim / 2]);
     this.sin = graph.input('sin', 'float32', ['P', config.headDim / 2]);
     this.mask = graph.input('mask', 'float32', ['T', 'T']);
-    for (const [name, shape] of layerParameters(config, lora)) {
+    const parameters = layerParameters(config, lora);
+    for (const [name, shape] of parameters) {
       graph.input(name, 'float32', shape);
       if (adding.has(name)) this.sums.set(name, graph.input(`sum.${name}`, 'float32', shape));
+    }
+    for (const [module, { dropoutScale }] of lora) {
+      if (dropoutScale !== undefined) graph.input(dropoutMask(module), 'uint8', [TOKENS, parameters.get(`${module}.weight`)![1]!]);
     }
   }
 
@@ -148,7 +160,12 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   }
 
   project(x: Value, modules: readonly string[]): readonly Value[] {
-    return modules.map((module) => this.keep(this.linear(x, local(module) as LinearModule), `${local(module)}.output`, ['self_attn.o_proj', 'mlp.down_proj']));
+    return modules.map((name) => {
+      const module = local(name) as LinearModule;
+      const y = this.linear(x, module);
+      // DoRA keeps the sum that its magnitude multiplies; y is cheap to recompute from that.
+      return this.lora.get(module)?.dora === true ? y : this.keep(y, `${module}.output`, ['self_attn.o_proj', 'mlp.down_proj']);
+    });
   }
 
   residual(stream: Value, delta: Value): Value {
@@ -185,8 +202,10 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   }
 
   /**
-   * y = x·Wᵀ + bias, with LoRA + scaling·(x·Aᵀ)·Bᵀ. With v = scaling·dy·B and u = x·Aᵀ: dA = vᵀ·x, dB = scaling·dyᵀ·u,
-   * dx = dy·W + v·A, dW = dyᵀ·x: the merged weight's gradient is never formed for LoRA.
+   * y = g∘z + bias with z = x·Wᵀ, with LoRA + scaling·u·Bᵀ, u = x'·Aᵀ. x' is x, after dropout where it is on (inverted, on the low-rank
+   * path alone); g is 1, with DoRA magnitude / n, where n = ‖W + scaling·B·A‖ of each output's row is a constant to the gradient
+   * (Liu et al. 2024, section 4.3). With dz = g∘dy and v = scaling·dz·B: dA = vᵀ·x', dB = scaling·dzᵀ·u, dx = dz·W + v·A through the
+   * mask, dW = dzᵀ·x, dmagnitude = Σ dy∘z / n: the merged weight's gradient is never formed for LoRA.
    */
   private linear(x: Value, module: LinearModule): Value {
     const weight = this.graph.value(`${module}.weight`);
@@ -194,30 +213,50 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
     const lora = this.lora.get(module);
     const a = lora === undefined ? undefined : this.graph.value(loraA(module));
     const b = lora === undefined ? undefined : this.graph.value(loraB(module));
+    const magnitude = lora?.dora === true ? this.graph.value(loraMagnitude(module)) : undefined;
     const scaling = lora?.scaling ?? 1;
-    const operands = [x, weight, bias, a, b].filter((value) => value !== undefined);
+    const mask = lora?.dropoutScale === undefined ? undefined : ops.mul(ops.cast(this.graph.value(dropoutMask(module)), 'float32'), lora.dropoutScale);
+    const operands = [x, weight, bias, a, b, magnitude].filter((value) => value !== undefined);
+    let dropped = x;
     let u: Value | undefined;
+    let z: Value;
+    let n: Value;
+    let g: Value | undefined;
     const [y] = customVjp(
       operands,
       () => {
-        const base = bias === undefined ? ops.fusedMatMul(x, weight, { transB: true }) : ops.gemm(x, weight, bias, { transB: true });
+        const base = bias === undefined || magnitude !== undefined ? ops.fusedMatMul(x, weight, { transB: true }) : ops.gemm(x, weight, bias, { transB: true });
         if (a === undefined || b === undefined) return [base];
-        u = this.keep(ops.fusedMatMul(x, a, { transB: true }), `${module}.lora_A.output`);
-        return [ops.gemm(u, b, base, { transB: true, alpha: scaling })];
+        if (mask !== undefined) dropped = ops.mul(x, mask);
+        u = this.keep(ops.fusedMatMul(dropped, a, { transB: true }), `${module}.lora_A.output`);
+        const sum = ops.gemm(u, b, base, { transB: true, alpha: scaling });
+        if (magnitude === undefined) return [sum];
+        z = this.keep(sum, `${module}.output`);
+        n = rowNorms(ops.gemm(b, a, weight, { alpha: scaling }));
+        g = ops.div(magnitude, n);
+        const scaled = ops.mul(z, g);
+        return [bias === undefined ? scaled : ops.add(scaled, bias)];
       },
       ([dy], needed) => {
         const needs = (value: Value): boolean => needed[operands.indexOf(value)] === true;
-        const v = a !== undefined && b !== undefined && (needs(x) || needs(a)) ? ops.fusedMatMul(dy!, b, { alpha: scaling }) : undefined;
+        const dz = g === undefined ? dy! : ops.mul(dy!, g);
+        const v = a !== undefined && b !== undefined && (needs(x) || needs(a)) ? ops.fusedMatMul(dz, b, { alpha: scaling }) : undefined;
         return operands.map((operand) => {
           if (!needs(operand)) return null;
-          if (operand === x) return v === undefined ? ops.matMul(dy!, weight) : ops.gemm(v, a!, ops.matMul(dy!, weight));
-          if (operand === weight) return this.product(weight, dy!, x, 1);
+          if (operand === x) return v === undefined ? ops.matMul(dz, weight) : this.inputGradient(v, a!, ops.matMul(dz, weight), mask);
+          if (operand === weight) return this.product(weight, dz, x, 1);
           if (operand === bias) return ops.reduceSum(dy!, [0], false);
-          return operand === a ? this.product(a, v!, x, 1) : this.product(operand, dy!, u!, scaling);
+          if (operand === magnitude) return ops.div(ops.reduceSum(ops.mul(dy!, z), [0], false), n);
+          return operand === a ? this.product(a, v!, dropped, 1) : this.product(operand, dz, u!, scaling);
         });
       },
     );
     return y!;
+  }
+
+  /** base + v·A, the product through the mask where there is one. */
+  private inputGradient(v: Value, a: Value, base: Value, mask: Value | undefined): Value {
+    return mask === undefined ? ops.gemm(v, a, base) : ops.add(base, ops.mul(ops.matMul(v, a), mask));
   }
 
   /** alpha·leftᵀ·right, the gradient of a matrix parameter, added to its sum in the same product. */
@@ -283,6 +322,11 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
     this.kept.push(this.graph.rename(value, name));
     return value;
   }
+}
+
+/** [O,I] → the 2-norm of every row [O]. */
+export function rowNorms(matrix: Value): Value {
+  return ops.sqrt(ops.reduceSum(ops.mul(matrix, matrix), [1], false));
 }
 
 /** Rows of g query heads over the same keys. */

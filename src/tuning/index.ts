@@ -1,5 +1,5 @@
 /** Tuning: what to train, how, and the loop that does it. */
-export { checkSpecification, resolveStage, type Component, type LoraSelection, type ResolvedStage, type SavedActivations, type Schedule, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
+export { checkSpecification, resolveStage, type Component, type Layers, type LoraPattern, type LoraSelection, type RateGroup, type ResolvedStage, type SavedActivations, type Schedule, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
 export type { StepEvent, TuningResult } from './events.js';
 export { selectTrainable, type LoraSettings, type TrainablePlan } from './selection.js';
 export { BaseLease, TrainingHost, type BaseModel } from './training-host.js';

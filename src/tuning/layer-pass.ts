@@ -4,9 +4,10 @@
  */
 import type { DecoderConfig } from '../models/config.js';
 import { layerPrefix, LINEAR_MODULES, type LinearModule } from '../models/decoder.js';
-import { layerForward, layerParameters, layerSegments, loraA, loraB, type LayerKind, type LayerSegments } from '../models/training-form.js';
+import { dropoutMask, layerForward, layerParameters, layerSegments, loraA, loraB, loraMagnitude, type LayerKind, type LayerSegments, type LoraKind } from '../models/training-form.js';
 import type { Binding, Session, Tensor } from '../runtime/index.js';
 import type { Activations, ShapeInputs } from './activations.js';
+import type { DropoutMasks } from './dropout.js';
 import type { BaseLease } from './training-host.js';
 import type { Parameters } from './parameters.js';
 
@@ -16,6 +17,8 @@ export interface LoraTensors {
   /** [rank, in] and [out, rank]. */
   readonly a: Tensor;
   readonly b: Tensor;
+  /** [out]; with it this is DoRA. */
+  readonly magnitude: Tensor | undefined;
 }
 
 /** The model as a stage sees it: every tensor in its current state, and what of it is trained. */
@@ -26,6 +29,8 @@ export interface StageModel {
   readonly lora: ReadonlyMap<string, LoraTensors>;
   /** Undefined for a pass that computes no gradients. */
   readonly parameters: Parameters | undefined;
+  /** Share of a LoRA module's inputs that gradients are computed without, by full module name; absent modules drop nothing. */
+  readonly dropout: ReadonlyMap<string, number>;
 }
 
 interface Step {
@@ -45,14 +50,15 @@ export class LayerPass {
     private readonly addingStep: Step | undefined,
     private readonly saved: LayerSegments['saved'],
     private readonly inputGradient: boolean,
+    private readonly masks: DropoutMasks,
   ) {}
 
   /** `lowest`: index of the lowest layer below which nothing is trained (−1 when the embedding is); layers under it run forward only. */
-  static async create(lease: BaseLease, model: StageModel, index: number, lowest: number, savedActivations: LayerKind['saved']): Promise<LayerPass> {
+  static async create(lease: BaseLease, model: StageModel, index: number, lowest: number, savedActivations: LayerKind['saved'], masks: DropoutMasks): Promise<LayerPass> {
     const { config } = lease;
-    const kind = kindOf(config, model, index, lowest, savedActivations);
+    const kind = kindOf(config, model, index, lowest, savedActivations, masks);
     const tensors = await layerTensors(config, model, index, kind.lora);
-    const lora = [...kind.lora].map(([module, { rank, scaling }]) => `${module}/${rank}/${scaling}`).join(',');
+    const lora = [...kind.lora].map(([module, { rank, scaling, dora, dropoutScale }]) => `${module}/${rank}/${scaling}/${dora}/${dropoutScale ?? ''}`).join(',');
     const withWeights = (step: Step): Step => {
       for (const { name } of step.session.inputs) {
         const tensor = tensors.get(name);
@@ -62,7 +68,7 @@ export class LayerPass {
     };
     if (index < lowest || model.parameters === undefined) {
       const session = await lease.session(`layer:${lora}`, () => layerForward(config, kind.lora));
-      return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false);
+      return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks);
     }
     const segments = layerSegments(config, kind);
     const key = `${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}`;
@@ -74,7 +80,7 @@ export class LayerPass {
       backward.binding.output(`gradient.${local}`, gradient);
       adding.binding.output(`gradient.${local}`, gradient).input(`sum.${local}`, gradient);
     }
-    return new LayerPass(index, config.hiddenSize, forward, backward, adding, segments.saved, kind.inputGradient);
+    return new LayerPass(index, config.hiddenSize, forward, backward, adding, segments.saved, kind.inputGradient, masks);
   }
 
   /** x [M,C] → y [M,C]; what the backward segment wants goes into this layer's buffers. */
@@ -106,6 +112,10 @@ export class LayerPass {
       const tensor = given[name];
       if (tensor !== undefined) binding.input(name, tensor);
     }
+    for (const module of LINEAR_MODULES) {
+      const mask = this.masks.get(`${layerPrefix(this.index)}.${module}`);
+      if (mask !== undefined && session.inputs.some(({ name }) => name === dropoutMask(module))) binding.input(dropoutMask(module), mask);
+    }
   }
 
   private savedTensor(saved: LayerSegments['saved'][number], activations: Activations): Tensor {
@@ -118,12 +128,14 @@ export class LayerPass {
   }
 }
 
-function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest: number, saved: LayerKind['saved']): LayerKind {
+function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest: number, saved: LayerKind['saved'], masks: DropoutMasks): LayerKind {
   const prefix = layerPrefix(index);
-  const lora = new Map<LinearModule, { rank: number; scaling: number }>();
+  const lora = new Map<LinearModule, LoraKind>();
   for (const module of LINEAR_MODULES) {
     const tensors = model.lora.get(`${prefix}.${module}`);
-    if (tensors !== undefined) lora.set(module, { rank: tensors.rank, scaling: tensors.scaling });
+    if (tensors === undefined) continue;
+    const dropoutScale = masks.scale(`${prefix}.${module}`);
+    lora.set(module, { rank: tensors.rank, scaling: tensors.scaling, dora: tensors.magnitude !== undefined, ...(dropoutScale === undefined ? {} : { dropoutScale }) });
   }
   const names = [...layerParameters(config, lora).keys()];
   const trainable = new Set(names.filter((local) => model.parameters?.has(`${prefix}.${local}`) === true));
@@ -135,8 +147,9 @@ async function layerTensors(config: DecoderConfig, model: StageModel, index: num
   const prefix = layerPrefix(index);
   const tensors = new Map<string, Tensor>();
   for (const module of lora.keys()) {
-    const { a, b } = model.lora.get(`${prefix}.${module}`)!;
+    const { a, b, magnitude } = model.lora.get(`${prefix}.${module}`)!;
     tensors.set(loraA(module), a).set(loraB(module), b);
+    if (magnitude !== undefined) tensors.set(loraMagnitude(module), magnitude);
   }
   for (const local of layerParameters(config, lora).keys()) {
     if (!tensors.has(local)) tensors.set(local, await model.tensor(`${prefix}.${local}`));

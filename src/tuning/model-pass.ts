@@ -9,6 +9,7 @@ import type { Runtime, Tensor } from '../runtime/index.js';
 import { Activations, ShapeInputsCache, type ShapeInputs } from './activations.js';
 import type { MicroBatch } from './batches.js';
 import { HeadPass } from './head-pass.js';
+import { DropoutMasks, type RandomOfRow } from './dropout.js';
 import { LayerPass, type StageModel } from './layer-pass.js';
 import type { SavedActivations } from './specification.js';
 import type { BaseLease } from './training-host.js';
@@ -30,6 +31,7 @@ export class ModelPass {
     private readonly shapes: ShapeInputsCache,
     /** First layer with a backward run; layers.length when only the head is trained. */
     private readonly lowest: number,
+    private readonly masks: DropoutMasks,
   ) {
     this.activations = new Activations(runtime);
   }
@@ -39,22 +41,25 @@ export class ModelPass {
     const lowest = lowestTrained(model, config.layers);
     const head = await HeadPass.create(lease, model, lowest < config.layers);
     const layers: LayerPass[] = [];
-    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, options.savedActivations));
+    const masks = new DropoutMasks(runtime, config, model.dropout);
+    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, options.savedActivations, masks));
     const shapes = new ShapeInputsCache(runtime, ropeTables(config, options.maxLengthTokens), config.headDim / 2, config.slidingWindowTokens);
-    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest));
+    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks);
   }
 
   /** Bytes of activations that one token of a micro-batch keeps between forward and backward. */
   get savedBytesPerToken(): number {
-    return 4 * this.layers.reduce((sum, layer, i) => sum + (i < this.lowest ? 0 : layer.savedWidth), 3 * this.hiddenSize);
+    return this.masks.bytesPerToken + 4 * this.layers.reduce((sum, layer, i) => sum + (i < this.lowest ? 0 : layer.savedWidth), 3 * this.hiddenSize);
   }
 
   /**
    * Sum of the micro-batch's losses in nats; the gradients of scale · loss are written to the parameters, or added when `adding`.
-   * Aborting rejects with CANCELLED and leaves gradients incomplete.
+   * `randomOf` gives the stream of a row of the micro-batch and a module, for modules with dropout. Aborting rejects with CANCELLED and
+   * leaves gradients incomplete.
    */
-  async gradients(batch: MicroBatch, scale: number, adding: boolean, signal: AbortSignal | undefined): Promise<number> {
+  async gradients(batch: MicroBatch, scale: number, adding: boolean, signal: AbortSignal | undefined, randomOf?: RandomOfRow): Promise<number> {
     const shape = this.prepare(batch);
+    await this.masks.draw(batch.rows, batch.length, randomOf);
     const x = await this.forward(batch, shape, signal);
     let dy = this.matrix('gradient/0');
     let dx = this.matrix('gradient/1');
@@ -82,6 +87,7 @@ export class ModelPass {
     for (const layer of this.layers) layer.dispose();
     this.head.dispose();
     this.shapes.dispose();
+    this.masks.dispose();
     this.activations.dispose();
   }
 

@@ -6,7 +6,7 @@
  */
 import { Graph, ops } from '../onnx/index.js';
 import type { Binding, Session, Tensor } from '../runtime/index.js';
-import type { Parameters } from './parameters.js';
+import type { ParameterGroup, Parameters } from './parameters.js';
 import type { BaseLease } from './training-host.js';
 
 /** Elements of one run: four such ranges fit a second-level cache. */
@@ -41,21 +41,23 @@ function squaredNormGraph(): Graph {
   return graph;
 }
 
-/** Start and end of the ranges of [0, size) that don't cross `border`. */
-export function ranges(size: number, border: number, length = RANGE_ELEMENTS): (readonly [number, number])[] {
-  const result: (readonly [number, number])[] = [];
-  for (let start = 0; start < size; ) {
-    const end = Math.min(start + length, start < border ? border : size);
-    result.push([start, end]);
-    start = end;
-  }
-  return result;
+/** The groups cut into pieces of at most `length` elements. */
+export function ranges(groups: readonly ParameterGroup[], length = RANGE_ELEMENTS): ParameterGroup[] {
+  return groups.flatMap((group) =>
+    Array.from({ length: Math.ceil((group.end - group.start) / length) }, (_, i) => ({ ...group, start: group.start + i * length, end: Math.min(group.end, group.start + (i + 1) * length) })),
+  );
 }
 
 interface Range {
-  readonly decays: boolean;
   readonly adam: Binding;
   readonly norm: Binding;
+}
+
+/** The scalars that ranges with one rate factor share. */
+interface Rate {
+  readonly factor: number;
+  readonly rate: Tensor;
+  readonly keep: Tensor;
 }
 
 export class AdamW {
@@ -64,7 +66,8 @@ export class AdamW {
   private constructor(
     private readonly settings: AdamWSettings,
     private readonly sessions: { readonly adam: Session; readonly norm: Session },
-    private readonly scalars: Readonly<Record<'gradientScale' | 'epsilon' | 'rate' | 'keep' | 'keepAll', Tensor>>,
+    private readonly scalars: Readonly<Record<'gradientScale' | 'epsilon' | 'keepAll', Tensor>>,
+    private readonly rates: readonly Rate[],
     private readonly sums: Tensor,
     private readonly ranges: readonly Range[],
     private readonly views: readonly Tensor[],
@@ -75,26 +78,27 @@ export class AdamW {
     const adam = await lease.session(`adamw:${settings.betas.join(',')}`, () => adamGraph(settings.betas));
     const norm = await lease.session('squared-norm', squaredNormGraph);
     const scalar = (): Tensor => runtime.empty('float32', [1]);
-    const scalars = { gradientScale: scalar(), epsilon: scalar(), rate: scalar(), keep: scalar(), keepAll: runtime.from([1], 'float32', [1]) };
-    const parts = ranges(parameters.size, parameters.decayed);
+    const scalars = { gradientScale: scalar(), epsilon: scalar(), keepAll: runtime.from([1], 'float32', [1]) };
+    const rates = [...new Set(parameters.groups.map((group) => group.rateFactor))].map((factor) => ({ factor, rate: scalar(), keep: scalar() }));
+    const parts = ranges(parameters.groups);
     const sums = runtime.empty('float32', [Math.max(1, parts.length)]);
     const views: Tensor[] = [];
-    const bound = parts.map(([start, end], i) => {
+    const bound = parts.map(({ start, end, decays, rateFactor }, i) => {
       const view = (tensor: Tensor): Tensor => {
         const made = tensor.view([end - start], start);
         views.push(made);
         return made;
       };
-      const decays = start < parameters.decayed;
+      const { rate, keep } = rates.find(({ factor }) => factor === rateFactor)!;
       const [p, g, m, v] = [parameters.values, parameters.gradients, parameters.firstMoments, parameters.secondMoments].map(view) as [Tensor, Tensor, Tensor, Tensor];
       const sum = sums.view([1], i);
       views.push(sum);
       const update = adam.binding().input('p', p).input('m', m).input('v', v).input('g', g).output('nextP', p).output('nextM', m).output('nextV', v);
-      update.input('gradientScale', scalars.gradientScale).input('epsilon', scalars.epsilon).input('rate', scalars.rate);
-      update.input('keep', decays ? scalars.keep : scalars.keepAll);
-      return { decays, adam: update, norm: norm.binding().input('g', g).output('sum', sum) };
+      update.input('gradientScale', scalars.gradientScale).input('epsilon', scalars.epsilon).input('rate', rate);
+      update.input('keep', decays ? keep : scalars.keepAll);
+      return { adam: update, norm: norm.binding().input('g', g).output('sum', sum) };
     });
-    return new AdamW(settings, { adam, norm }, scalars, sums, bound, views);
+    return new AdamW(settings, { adam, norm }, scalars, rates, sums, bound, views);
   }
 
   /** The 2-norm of all gradients; partial sums of squares are added in float64 in a fixed order. */
@@ -103,15 +107,17 @@ export class AdamW {
     return Math.sqrt(this.sums.f32().reduce((total, sum) => total + sum, 0));
   }
 
-  /** One update with gradients times `gradientScale`. It is not cancelled half-way: a range either way belongs to the same step. */
+  /** One update at this rate (times a parameter's factor) with gradients times `gradientScale`. It is not cancelled half-way: a range either way belongs to the same step. */
   async update(learningRate: number, gradientScale: number): Promise<void> {
     this.step += 1;
     const [beta1, beta2] = this.settings.betas;
     const q = Math.sqrt((1 - beta2) / (1 - beta2 ** this.step));
     this.scalars.gradientScale.f32()[0] = gradientScale;
     this.scalars.epsilon.f32()[0] = this.settings.epsilon / q;
-    this.scalars.rate.f32()[0] = (learningRate * ((1 - beta1) / (1 - beta1 ** this.step))) / q;
-    this.scalars.keep.f32()[0] = 1 - learningRate * this.settings.weightDecay;
+    for (const { factor, rate, keep } of this.rates) {
+      rate.f32()[0] = (factor * learningRate * ((1 - beta1) / (1 - beta1 ** this.step))) / q;
+      keep.f32()[0] = 1 - factor * learningRate * this.settings.weightDecay;
+    }
     for (const range of this.ranges) await this.sessions.adam.run(range.adam, { lane: 'training' });
   }
 
@@ -121,6 +127,6 @@ export class AdamW {
       norm.dispose();
     }
     for (const view of this.views) view.dispose();
-    for (const tensor of [this.sums, ...Object.values(this.scalars)]) tensor.dispose();
+    for (const tensor of [this.sums, ...Object.values(this.scalars), ...this.rates.flatMap(({ rate, keep }) => [rate, keep])]) tensor.dispose();
   }
 }

@@ -1,7 +1,7 @@
 /**
  * The trainable parameters of a stage: values, gradients and AdamW's two moments in four flat vectors with one layout, so that the
  * optimizer runs over plain ranges and every tensor is a view. Invariant: a tensor starts at a multiple of 64 bytes; the gaps are
- * zero and stay zero. Parameters with weight decay come first.
+ * zero and stay zero. Parameters with weight decay come first; within these two, those with one rate factor lie together.
  */
 import type { Runtime, Tensor } from '../runtime/index.js';
 
@@ -9,6 +9,16 @@ export interface ParameterSpecification {
   readonly name: string;
   readonly shape: readonly number[];
   readonly decays: boolean;
+  /** What the learning rate is multiplied by. */
+  readonly rateFactor: number;
+}
+
+/** Elements [start, end) that the optimizer treats alike. */
+export interface ParameterGroup {
+  readonly start: number;
+  readonly end: number;
+  readonly decays: boolean;
+  readonly rateFactor: number;
 }
 
 const ALIGNMENT_ELEMENTS = 16;
@@ -18,25 +28,26 @@ export class Parameters {
   readonly gradients: Tensor;
   readonly firstMoments: Tensor;
   readonly secondMoments: Tensor;
-  /** Elements in all, gaps included; those before `decayed` decay. */
-  readonly size: number;
-  readonly decayed: number;
+  /** All elements, gaps included, in order. */
+  readonly groups: readonly ParameterGroup[];
   readonly names: readonly string[];
   private readonly valueViews = new Map<string, Tensor>();
   private readonly gradientViews = new Map<string, Tensor>();
 
   constructor(runtime: Runtime, specifications: readonly ParameterSpecification[]) {
-    const ordered = [...specifications].sort((a, b) => Number(b.decays) - Number(a.decays));
+    const ordered = [...specifications].sort((a, b) => Number(b.decays) - Number(a.decays) || b.rateFactor - a.rateFactor);
     const offsets: number[] = [];
     let size = 0;
-    let decayed = 0;
-    for (const { shape, decays } of ordered) {
+    const groups: ParameterGroup[] = [];
+    for (const { shape, decays, rateFactor } of ordered) {
       offsets.push(size);
       size += Math.ceil(shape.reduce((n, d) => n * d, 1) / ALIGNMENT_ELEMENTS) * ALIGNMENT_ELEMENTS;
-      if (decays) decayed = size;
+      const last = groups.at(-1);
+      const alike = last?.decays === decays && last.rateFactor === rateFactor;
+      if (alike) groups.pop();
+      groups.push({ start: alike ? last.start : offsets.at(-1)!, end: size, decays, rateFactor });
     }
-    this.size = size;
-    this.decayed = decayed;
+    this.groups = groups;
     this.names = ordered.map(({ name }) => name);
     this.values = runtime.empty('float32', [size]);
     this.gradients = runtime.empty('float32', [size]);

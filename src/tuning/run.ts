@@ -9,12 +9,13 @@ import { renderExample, truncateRendered, type PromptExample, type RenderedExamp
 import type { Runtime } from '../runtime/index.js';
 import { tokenRow, type TokenRow } from './batches.js';
 import type { StepEvent, TuningResult } from './events.js';
+import { learningRates } from './learning-rate.js';
 import { ModelPass } from './model-pass.js';
 import { selectTrainable } from './selection.js';
 import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
-import { longestPadded, meanLoss, trainStage, type StageOutcome } from './trainer.js';
+import { longestPadded, meanLoss, trainStage, type StageInput, type StageOutcome } from './trainer.js';
 import { TrainingHost } from './training-host.js';
-import { WorkingModel } from './working-model.js';
+import { parameterShapes, WorkingModel } from './working-model.js';
 
 export interface TuningInput {
   readonly checkpoint: Checkpoint;
@@ -37,7 +38,8 @@ export function checkTuning(specification: TuningSpecification, config: DecoderC
   return specification.stages.map((stage, i) => {
     const path = `specification.stages[${i}]`;
     const resolved = resolveStage(stage, config.maxPositionTokens, path);
-    selectTrainable(config, resolved.trainable, `${path}.trainable`);
+    const plan = selectTrainable(config, resolved.trainable, `${path}.trainable`);
+    learningRates(resolved, config, parameterShapes(plan, weightShapes(config)), path);
     return resolved;
   });
 }
@@ -55,9 +57,9 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
     for (const [stageIndex, stage] of stages.entries()) {
       const { rows, skipped } = await renderRows(input, stage);
       skippedRows += skipped;
-      const model = await working.begin(selectTrainable(config, stage.trainable), input.specification.seed, stage.decayNorms);
+      const { model, peakRate } = await beginStage(working, config, stage, input.specification.seed);
       outcomes.push(await trainStage({
-        lease, model, stage, stageIndex, rows, seed: input.specification.seed, emit: input.emit, signal,
+        lease, model, stage, stageIndex, peakRate, rows, seed: input.specification.seed, emit: input.emit, signal,
         ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
       }));
     }
@@ -65,6 +67,13 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
   } finally {
     await lease.release();
   }
+}
+
+/** Lays out what a stage trains, each parameter with its learning rate. */
+export async function beginStage(working: WorkingModel, config: DecoderConfig, stage: ResolvedStage, seed: number): Promise<Pick<StageInput, 'model' | 'peakRate'>> {
+  const plan = selectTrainable(config, stage.trainable);
+  const { peak, factor } = learningRates(stage, config, parameterShapes(plan, weightShapes(config)));
+  return { model: await working.begin(plan, seed, stage.decayNorms, factor), peakRate: peak };
 }
 
 function summary(outcomes: readonly StageOutcome[]): Omit<TuningResult, 'content' | 'skippedRows'> {
@@ -130,11 +139,11 @@ export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readon
   try {
     const rows = tokenRows(input.rows, config.vocabSize, 'rows');
     const working = new WorkingModel(lease, signal);
-    const model = await working.begin(selectTrainable(config, stage.trainable), seed, stage.decayNorms);
+    const { model, peakRate } = await beginStage(working, config, stage, seed);
     const heldOut = tokenRows(validation?.rows ?? [], config.vocabSize, 'validation.rows');
     if (heldOut.length > 0) validator = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: longestPadded(heldOut) });
     const outcome = await trainStage({
-      lease, model, stage, stageIndex: 0, rows, seed, signal,
+      lease, model, stage, stageIndex: 0, peakRate, rows, seed, signal,
       emit: async (event) => {
         await input.emit(event);
         if (validator === undefined || validation === undefined || (event.step % validation.everySteps !== 0 && event.step !== event.totalSteps)) return;

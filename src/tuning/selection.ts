@@ -6,13 +6,19 @@
 import { invalidFields, type FieldViolation } from '../common/errors.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
 import { ATTENTION_MODULES, EMBEDDING_WEIGHT, FEED_FORWARD_MODULES, FINAL_NORM_WEIGHT, HEAD_WEIGHT, LAYER_NORMS, LINEAR_MODULES, layerPrefix, type LinearModule } from '../models/decoder.js';
-import type { Component, LoraSelection, TrainableSelection } from './specification.js';
+import { matchesModule, matchesName } from './name-pattern.js';
+import type { Component, Layers, LoraSelection, TrainableSelection } from './specification.js';
+
+/** Beyond this the input of a low-rank path is mostly noise. */
+const MOST_DROPOUT = 0.9;
 
 export interface LoraSettings {
   readonly rank: number;
   readonly alpha: number;
   /** alpha / rank, or alpha / √rank. */
   readonly scaling: number;
+  readonly dropout: number;
+  readonly dora: boolean;
 }
 
 /** What a stage trains. */
@@ -79,6 +85,8 @@ class Resolver {
         if (selection.of.length === 0) this.violate(`${path}.of`, 'is empty');
         selection.of.forEach((part, i) => this.add(part, `${path}.of[${i}]`));
         return;
+      case 'except':
+        { this.addExcept(selection, path); return; }
     }
   }
 
@@ -89,7 +97,7 @@ class Resolver {
     }
   }
 
-  private addComponent(component: Component, layers: readonly number[] | undefined, path: string): void {
+  private addComponent(component: Component, layers: readonly Layers[] | undefined, path: string): void {
     const indices = this.layers(layers, `${path}.layers`);
     switch (component) {
       case 'attention':
@@ -100,6 +108,12 @@ class Resolver {
         this.train(indices.flatMap((i) => LAYER_NORMS.map((norm) => `${layerPrefix(i)}.${norm}.weight`)));
         if (layers === undefined) this.train([FINAL_NORM_WEIGHT]);
         return;
+      case 'biases': {
+        const biases = indices.flatMap((i) => this.names.filter((name) => name.startsWith(`${layerPrefix(i)}.`) && name.endsWith('.bias')));
+        if (biases.length === 0 && indices.length > 0) this.violate(`${path}.components`, 'the model has no biases there');
+        this.train(biases);
+        return;
+      }
       case 'embeddings':
         { this.train([EMBEDDING_WEIGHT]); return; }
       case 'head':
@@ -108,18 +122,17 @@ class Resolver {
   }
 
   private addPattern(pattern: string, path: string): void {
-    const expression = new RegExp(`^${pattern.split('*').map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('.*')}$`);
-    const matches = this.names.filter((name) => expression.test(name));
+    const matches = this.names.filter((name) => matchesName(pattern, name));
     if (matches.length === 0) this.violate(path, `no tensor of the model matches '${pattern}'`);
     this.train(matches);
   }
 
   private addLora(selection: LoraSelection, path: string): void {
-    const { rank } = selection;
+    const { rank, dropout = 0, modulePatterns = [] } = selection;
     const alpha = selection.alpha ?? 2 * rank;
-    if (!Number.isInteger(rank) || rank < 1) { this.violate(`${path}.rank`, `must be an integer of at least 1, not ${rank}`); return; }
-    if (!(alpha > 0 && Number.isFinite(alpha))) this.violate(`${path}.alpha`, `must be above 0, not ${alpha}`);
-    if ((selection.dropout ?? 0) !== 0) this.violate(`${path}.dropout`, 'LoRA dropout is not supported; leave it out or set it to 0');
+    if (!this.rankAndAlpha(rank, alpha, path)) return;
+    if (!(dropout >= 0 && dropout <= MOST_DROPOUT)) this.violate(`${path}.dropout`, `must be 0 to ${MOST_DROPOUT}, not ${dropout}`);
+    modulePatterns.forEach((part, i) => this.rankAndAlpha(part.rank ?? rank, part.alpha ?? alpha, `${path}.modulePatterns[${i}]`));
     const modules = new Set<LinearModule>();
     (selection.targetModules ?? LINEAR_MODULES).forEach((target, i) => {
       const found = LINEAR_MODULES.filter((module) => module === target || module.endsWith(`.${target}`));
@@ -127,24 +140,61 @@ class Resolver {
       for (const module of found) modules.add(module);
     });
     if (selection.targetModules?.length === 0) this.violate(`${path}.targetModules`, 'names no module');
-    const settings = { rank, alpha, scaling: selection.rsLora === true ? alpha / Math.sqrt(rank) : alpha / rank };
+    const unmatched = new Set(modulePatterns.keys());
+    const settings = (module: string): LoraSettings => {
+      const matching = modulePatterns.filter((part, i) => matchesModule(part.pattern, module) && (unmatched.delete(i) || true));
+      const own = { rank: matching.find((part) => part.rank !== undefined)?.rank ?? rank, alpha: matching.find((part) => part.alpha !== undefined)?.alpha ?? alpha };
+      return { ...own, scaling: selection.rsLora === true ? own.alpha / Math.sqrt(own.rank) : own.alpha / own.rank, dropout, dora: selection.dora === true };
+    };
     for (const i of this.layers(selection.layers, `${path}.layers`)) {
       for (const local of modules) {
         const module = `${layerPrefix(i)}.${local}`;
-        if (this.lora.has(module)) this.violate(path, `${module} is selected for LoRA twice`);
-        this.lora.set(module, settings);
+        this.addModule(module, settings(module), path);
       }
     }
+    for (const i of unmatched) this.violate(`${path}.modulePatterns[${i}].pattern`, `no module with LoRA matches '${modulePatterns[i]!.pattern}'`);
+  }
+
+  private rankAndAlpha(rank: number, alpha: number, path: string): boolean {
+    const whole = Number.isInteger(rank) && rank >= 1;
+    if (!whole) this.violate(`${path}.rank`, `must be an integer of at least 1, not ${rank}`);
+    if (whole && !(alpha > 0 && Number.isFinite(alpha))) this.violate(`${path}.alpha`, `must be above 0, not ${alpha}`);
+    return whole;
+  }
+
+  /** Adds the inner selection without what is frozen; selections beside it in a union keep theirs. */
+  private addExcept({ of, patterns = [], layers }: Extract<TrainableSelection, { kind: 'except' }>, path: string): void {
+    if (patterns.length === 0 && layers === undefined) this.violate(path, 'excepts nothing: give patterns or layers');
+    const inner = new Resolver(this.config);
+    inner.add(of, `${path}.of`);
+    this.violations.push(...inner.violations);
+    const all = [...inner.tensors, ...inner.lora.keys()];
+    const frozenLayers = layers === undefined ? [] : this.layers(layers, `${path}.layers`).map((i) => `${layerPrefix(i)}.`);
+    patterns.forEach((pattern, i) => {
+      if (!all.some((name) => matchesName(pattern, name))) this.violate(`${path}.patterns[${i}]`, `nothing selected matches '${pattern}'`);
+    });
+    const kept = (name: string): boolean => !patterns.some((pattern) => matchesName(pattern, name)) && !frozenLayers.some((prefix) => name.startsWith(prefix));
+    if (inner.violations.length === 0 && !all.some(kept)) this.violate(path, 'leaves nothing to train');
+    this.train([...inner.tensors].filter(kept));
+    for (const [module, settings] of inner.lora) if (kept(module)) this.addModule(module, settings, path);
+  }
+
+  private addModule(module: string, settings: LoraSettings, path: string): void {
+    if (this.lora.has(module)) this.violate(path, `${module} is selected for LoRA twice`);
+    this.lora.set(module, settings);
   }
 
   /** Layer indices, ascending; all when undefined. */
-  private layers(indices: readonly number[] | undefined, path: string): number[] {
-    if (indices === undefined) return Array.from({ length: this.config.layers }, (_, i) => i);
-    if (indices.length === 0) this.violate(path, 'names no layer');
-    const known = indices.filter((index, at) => {
-      const ok = Number.isInteger(index) && index >= 0 && index < this.config.layers;
-      if (!ok) this.violate(`${path}[${at}]`, `the model has layers 0 to ${this.config.layers - 1}, not ${index}`);
-      return ok;
+  private layers(given: readonly Layers[] | undefined, path: string): number[] {
+    if (given === undefined) return Array.from({ length: this.config.layers }, (_, i) => i);
+    if (given.length === 0) this.violate(path, 'names no layer');
+    const exists = (index: number): boolean => Number.isInteger(index) && index >= 0 && index < this.config.layers;
+    const known = given.flatMap((part, at) => {
+      const { first, last } = typeof part === 'number' ? { first: part, last: part } : part;
+      const ok = exists(first) && exists(last);
+      if (!ok) this.violate(`${path}[${at}]`, `the model has layers 0 to ${this.config.layers - 1}, not ${typeof part === 'number' ? part : `${first} to ${last}`}`);
+      else if (first > last) this.violate(`${path}[${at}]`, `the first layer, ${first}, comes after the last, ${last}`);
+      return ok ? Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i) : [];
     });
     return [...new Set(known)].sort((a, b) => a - b);
   }

@@ -6,20 +6,33 @@
 import { invalidFields, type FieldViolation } from '../common/errors.js';
 import type { LabelTemplate, LossScope } from '../models/prompt.js';
 
-export type Component = 'attention' | 'feedForward' | 'embeddings' | 'norms' | 'head';
+export type Component = 'attention' | 'feedForward' | 'embeddings' | 'norms' | 'head' | 'biases';
+
+/** Decoder layers: an index from 0, or all from `first` to `last`, both included. */
+export type Layers = number | { readonly first: number; readonly last: number };
 
 /** Which parameters a stage trains. `src/tuning/selection.ts` turns it into names. */
 export type TrainableSelection =
   | { readonly kind: 'full' }
   /** The `layers` highest decoder layers; the final norm and the head only when asked for. */
   | { readonly kind: 'lastLayers'; readonly layers: number; readonly includeNorm?: boolean; readonly includeHead?: boolean }
-  | { readonly kind: 'layers'; readonly indices: readonly number[] }
-  /** `layers` restricts attention, feedForward and the norms inside layers; without it all layers and the final norm. */
-  | { readonly kind: 'components'; readonly components: readonly Component[]; readonly layers?: readonly number[] }
+  | { readonly kind: 'layers'; readonly indices: readonly Layers[] }
+  /** `layers` restricts attention, feedForward, biases and the norms inside layers; without it all layers and the final norm. */
+  | { readonly kind: 'components'; readonly components: readonly Component[]; readonly layers?: readonly Layers[] }
   /** Tensor names of the checkpoint; `*` stands for any characters. */
   | { readonly kind: 'names'; readonly patterns: readonly string[] }
   | LoraSelection
-  | { readonly kind: 'union'; readonly of: readonly TrainableSelection[] };
+  | { readonly kind: 'union'; readonly of: readonly TrainableSelection[] }
+  /** A selection without what is frozen: tensors by their checkpoint name, LoRA by its module's, and everything inside some layers. */
+  | { readonly kind: 'except'; readonly of: TrainableSelection; readonly patterns?: readonly string[]; readonly layers?: readonly Layers[] };
+
+/** Where LoRA's rank or alpha is another. */
+export interface LoraPattern {
+  /** A module's whole name, or its end after a dot, as in PEFT: 'q_proj', 'layers.1.mlp.down_proj'; `*` stands for any characters. */
+  readonly pattern: string;
+  readonly rank?: number;
+  readonly alpha?: number;
+}
 
 /** Low-rank adapters (Hu et al. 2021): y = W x + scaling · B A x, scaling = alpha / rank, or alpha / √rank with rsLoRA. */
 export interface LoraSelection {
@@ -30,11 +43,22 @@ export interface LoraSelection {
   /** Linear layers by name ('q_proj', 'self_attn.q_proj'); default all of them. */
   readonly targetModules?: readonly string[];
   /** Default all layers. */
-  readonly layers?: readonly number[];
+  readonly layers?: readonly Layers[];
   /** Rank-stabilized scaling (Kalajdzievski 2023). */
   readonly rsLora?: boolean;
-  /** Only 0 is supported. */
+  /** Share of the inputs of the low-rank path that training zeroes, the others scaled up (Srivastava et al. 2014). Default 0. */
   readonly dropout?: number;
+  /** Weight-decomposed LoRA (Liu et al. 2024): a magnitude per output is trained beside the low-rank direction. The result is a variant. */
+  readonly dora?: boolean;
+  /** The first that matches a module and has a rank (an alpha) sets it. An alpha that nothing sets stays the selection's. */
+  readonly modulePatterns?: readonly LoraPattern[];
+}
+
+/** A learning rate of its own for some parameters. */
+export interface RateGroup {
+  /** Parameters by name: a tensor's, or a LoRA module's with `.lora_A.weight`, `.lora_B.weight`, `.lora_magnitude_vector.weight`; `*` as above. */
+  readonly pattern: string;
+  readonly multiplier: number;
 }
 
 export type Schedule = {
@@ -42,6 +66,8 @@ export type Schedule = {
   /** Steps of linear warm-up, or their share of all steps; at most one of the two. */
   readonly warmupSteps?: number;
   readonly warmupRatio?: number;
+  /** The decay of linear and cosine ends at this share of the peak. Default 0. */
+  readonly leastRatio?: number;
 };
 
 /** What is kept between forward and backward: inputs of the linear layers, or only layer inputs (recomputes the rest: about 0.85 of the speed). */
@@ -51,8 +77,12 @@ export interface StageSpecification {
   readonly trainable: TrainableSelection;
   /** Name of the data set; `runTuning` asks its caller for the rows. */
   readonly dataset: string;
-  /** Peak rate. Default 2e-4 where LoRA is trained, else 2e-5. */
-  readonly learningRate?: number;
+  /** Peak rate, or the rule of learning-rate.ts. Default 2e-4 where LoRA is trained, else 2e-5. */
+  readonly learningRate?: number | 'auto';
+  /** What the rate is multiplied by for each layer below the top one, above 0 and at most 1. Default 1. */
+  readonly layerDecay?: number;
+  /** Multipliers of the rate by parameter name; the first that matches counts. */
+  readonly rateGroups?: readonly RateGroup[];
   /** Default linear with 3 % warm-up. */
   readonly schedule?: Schedule;
   /** Passes over the rows (default 1), or a number of optimizer steps; at most one of the two. */
@@ -88,8 +118,10 @@ export interface TuningSpecification {
 export interface ResolvedStage {
   readonly trainable: TrainableSelection;
   readonly dataset: string;
-  readonly learningRate: number;
-  readonly schedule: { readonly kind: 'constant' | 'linear' | 'cosine'; readonly warmupSteps: number; readonly warmupRatio: number };
+  readonly learningRate: number | 'auto';
+  readonly layerDecay: number;
+  readonly rateGroups: readonly RateGroup[];
+  readonly schedule: { readonly kind: 'constant' | 'linear' | 'cosine'; readonly warmupSteps: number; readonly warmupRatio: number; readonly leastRatio: number };
   readonly length: { readonly kind: 'epochs'; readonly epochs: number } | { readonly kind: 'steps'; readonly steps: number };
   readonly batchSize: number;
   readonly accumulationSteps: number;
@@ -107,6 +139,7 @@ export interface ResolvedStage {
 export const DEFAULT_MAX_LENGTH_TOKENS = 1024;
 
 function trainsLora(selection: TrainableSelection): boolean {
+  if (selection.kind === 'except') return trainsLora(selection.of);
   return selection.kind === 'lora' || (selection.kind === 'union' && selection.of.some(trainsLora));
 }
 
@@ -133,7 +166,12 @@ class Rules {
 export function resolveStage(stage: StageSpecification, maxPositionTokens: number, path = 'stage'): ResolvedStage {
   const rules = new Rules(path);
   rules.check('dataset', stage.dataset.length > 0, 'must name a data set');
-  rules.check('learningRate', stage.learningRate === undefined || (stage.learningRate > 0 && stage.learningRate <= 1), `must be above 0 and at most 1, not ${stage.learningRate ?? ''}`);
+  rules.check('learningRate', stage.learningRate === undefined || stage.learningRate === 'auto' || (stage.learningRate > 0 && stage.learningRate <= 1), `must be above 0 and at most 1, not ${stage.learningRate ?? ''}`);
+  rules.check('layerDecay', stage.layerDecay === undefined || (stage.layerDecay > 0 && stage.layerDecay <= 1), `must be above 0 and at most 1, not ${stage.layerDecay ?? ''}`);
+  for (const [i, { multiplier }] of (stage.rateGroups ?? []).entries()) {
+    rules.check(`rateGroups[${i}].multiplier`, multiplier > 0 && multiplier <= 1000, `must be above 0 and at most 1000, not ${multiplier}; freeze parameters by an exception of the selection`);
+  }
+  rules.between('schedule.leastRatio', stage.schedule?.leastRatio, 0, 1);
   rules.integer('schedule.warmupSteps', stage.schedule?.warmupSteps, 0);
   rules.between('schedule.warmupRatio', stage.schedule?.warmupRatio, 0, 1);
   rules.check('schedule', stage.schedule?.warmupSteps === undefined || stage.schedule.warmupRatio === undefined, 'give warmupSteps or warmupRatio, not both');
@@ -149,12 +187,14 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
   rules.check('epsilon', stage.epsilon === undefined || (stage.epsilon > 0 && Number.isFinite(stage.epsilon)), 'must be above 0');
   rules.check('maxGradientNorm', stage.maxGradientNorm === undefined || (stage.maxGradientNorm >= 0 && Number.isFinite(stage.maxGradientNorm)), 'must be 0 (off) or above');
   if (rules.violations.length > 0) throw invalidFields(rules.violations);
-  const schedule = stage.schedule ?? { kind: 'linear', warmupRatio: 0.03 };
+  const schedule: Schedule = stage.schedule ?? { kind: 'linear', warmupRatio: 0.03 };
   return {
     trainable: stage.trainable,
     dataset: stage.dataset,
     learningRate: stage.learningRate ?? (trainsLora(stage.trainable) ? 2e-4 : 2e-5),
-    schedule: { kind: schedule.kind, warmupSteps: schedule.warmupSteps ?? 0, warmupRatio: schedule.warmupRatio ?? 0 },
+    layerDecay: stage.layerDecay ?? 1,
+    rateGroups: stage.rateGroups ?? [],
+    schedule: { kind: schedule.kind, warmupSteps: schedule.warmupSteps ?? 0, warmupRatio: schedule.warmupRatio ?? 0, leastRatio: schedule.leastRatio ?? 0 },
     length: stage.steps === undefined ? { kind: 'epochs', epochs: stage.epochs ?? 1 } : { kind: 'steps', steps: stage.steps },
     batchSize: stage.batchSize ?? 8,
     accumulationSteps: stage.accumulationSteps ?? 1,

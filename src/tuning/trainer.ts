@@ -7,6 +7,7 @@ import { LoricaError } from '../common/errors.js';
 import { systemClock, type Clock } from '../common/clock.js';
 import { processMemory } from '../runtime/index.js';
 import { cutByTokens, layOut, LENGTH_MULTIPLE, planEpoch, stepsPerEpoch, type TokenRow } from './batches.js';
+import { dropoutStream } from './dropout.js';
 import type { StepEvent } from './events.js';
 import type { StageModel } from './layer-pass.js';
 import { ModelPass } from './model-pass.js';
@@ -29,6 +30,8 @@ export interface StageInput {
   readonly model: StageModel & { readonly parameters: Parameters };
   readonly stage: ResolvedStage;
   readonly stageIndex: number;
+  /** Peak learning rate; factors are in the model's parameters. */
+  readonly peakRate: number;
   readonly rows: readonly TokenRow[];
   readonly seed: number;
   readonly emit: (event: StepEvent) => void | Promise<void>;
@@ -91,13 +94,13 @@ async function loop(input: StageInput, pass: ModelPass, optimizer: AdamW): Promi
       let tokens = 0;
       for (const [i, indices] of cutByTokens(batches, lengths, maxTokens).entries()) {
         const batch = layOut(indices.map((row) => rows[row]!));
-        lossSum += await pass.gradients(batch, 1 / lossTokens, i > 0, signal);
+        lossSum += await pass.gradients(batch, 1 / lossTokens, i > 0, signal, (row, module) => dropoutStream(input.seed, input.stageIndex, step, indices[row]!, module));
         tokens += batch.fedTokens;
       }
       const loss = lossSum / lossTokens;
       const gradientNorm = await optimizer.gradientNorm(signal);
       refuseDivergence(step, loss, gradientNorm);
-      const learningRate = learningRateAt(step, totalSteps, stage.learningRate, stage.schedule);
+      const learningRate = learningRateAt(step, totalSteps, input.peakRate, stage.schedule);
       await optimizer.update(learningRate, clipScale(gradientNorm, stage.maxGradientNorm));
       const elapsedMs = clock.monotonicMs() - startedMs;
       outcome = {

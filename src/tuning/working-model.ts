@@ -1,13 +1,14 @@
 /**
  * The model while a job works on it: the base plus what earlier stages changed. A stage begins with its trainable parameters laid
  * out flat, initialized from the current state; what it trained becomes the state that the next stage begins with.
- * Rules across stages: LoRA that a later stage selects with the same rank and scaling is trained on, other LoRA stays as it is and
- * frozen; where a later stage trains a weight whole, or by LoRA of another shape, the old LoRA is merged into it first.
+ * Rules across stages: LoRA that a later stage selects with the same rank, scaling and kind is trained on, other LoRA stays as it is and
+ * frozen; where a later stage trains a weight whole, or by LoRA of another shape or kind, the old LoRA is merged into it first.
+ * DoRA changes a weight by a product of full rank, so that it leaves a job merged, in a variant.
  */
 import type { LoraInput, LoraModule, VariantInput } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import { weightShapes } from '../models/config.js';
-import { loraA, loraB } from '../models/training-form.js';
+import { loraA, loraB, loraMagnitude, rowNorms } from '../models/training-form.js';
 import { Graph, ops } from '../onnx/index.js';
 import type { Tensor } from '../runtime/index.js';
 import type { LoraTensors, StageModel } from './layer-pass.js';
@@ -16,13 +17,20 @@ import { fillUniform, randomStream } from './random.js';
 import type { LoraSettings, TrainablePlan } from './selection.js';
 import type { BaseLease } from './training-host.js';
 
-/** weight [O,I] + scaling · b [O,R] · a [R,I] → merged [O,I]. */
-function mergeGraph(scaling: number): Graph {
+/** LoRA to start from; with a magnitude [out] per module it is DoRA. */
+export interface InitialLora {
+  readonly modules: ReadonlyMap<string, LoraModule & { readonly magnitude?: Float32Array }>;
+}
+
+/** weight [O,I] + scaling · b [O,R] · a [R,I] → merged [O,I]; with DoRA its rows are brought to the norms magnitude [O]. */
+function mergeGraph(scaling: number, dora: boolean): Graph {
   const graph = new Graph('merge');
   const weight = graph.input('weight', 'float32', ['O', 'I']);
   const a = graph.input('a', 'float32', ['R', 'I']);
   const b = graph.input('b', 'float32', ['O', 'R']);
-  graph.output(ops.gemm(b, a, weight, { alpha: scaling }), 'merged');
+  const sum = ops.gemm(b, a, weight, { alpha: scaling });
+  const merged = dora ? ops.mul(sum, ops.unsqueeze(ops.div(graph.input('magnitude', 'float32', ['O']), rowNorms(sum)), [1])) : sum;
+  graph.output(merged, 'merged');
   return graph;
 }
 
@@ -37,22 +45,26 @@ export class WorkingModel {
   }
 
   /** Starts from LoRA made elsewhere, instead of from the bare base. Copies the matrices. */
-  load(adapter: LoraInput): void {
+  load(adapter: InitialLora): void {
     const { runtime } = this.lease;
-    for (const [module, { rank, scaling, a, b }] of adapter.modules) {
+    for (const [module, { rank, scaling, a, b, magnitude }] of adapter.modules) {
       const [out, input] = this.shapes.get(`${module}.weight`)! as readonly [number, number];
-      this.lora.set(module, { rank, scaling, a: runtime.from(a, 'float32', [rank, input]), b: runtime.from(b, 'float32', [out, rank]) });
+      this.lora.set(module, {
+        rank, scaling, a: runtime.from(a, 'float32', [rank, input]), b: runtime.from(b, 'float32', [out, rank]),
+        magnitude: magnitude === undefined ? undefined : runtime.from(magnitude, 'float32', [out]),
+      });
     }
   }
 
   /**
    * Lays out the parameters of a stage. New LoRA begins with A uniform in ±1/√in (Kaiming with a = √5, as PEFT does) from the stream
-   * of (seed, module) and B zero, so that it starts as no change. `decayNorms`: one-dimensional parameters decay too.
+   * of (seed, module) and B zero, and DoRA's magnitude with the norms of the weight's rows, so that it starts as no change. `decayNorms`:
+   * one-dimensional parameters decay too. `rateFactor`: what the learning rate of a parameter is multiplied by.
    */
-  async begin(plan: TrainablePlan, seed: number, decayNorms: boolean): Promise<StageModel & { readonly parameters: Parameters }> {
+  async begin(plan: TrainablePlan, seed: number, decayNorms: boolean, rateFactor: (parameter: string) => number = () => 1): Promise<StageModel & { readonly parameters: Parameters }> {
     for (const name of plan.tensors) if (name.endsWith('.weight')) await this.merge(name.slice(0, -'.weight'.length));
     for (const [module, settings] of plan.lora) if (!continues(this.lora.get(module), settings)) await this.merge(module);
-    const parameters = new Parameters(this.lease.runtime, this.specifications(plan, decayNorms));
+    const parameters = new Parameters(this.lease.runtime, this.specifications(plan, decayNorms, rateFactor));
     for (const name of plan.tensors) {
       this.refuseWhenAborted();
       const earlier = this.changed.get(name);
@@ -67,19 +79,22 @@ export class WorkingModel {
         a.f32().set(earlier.a.f32());
         b.f32().set(earlier.b.f32());
       }
-      this.lora.set(module, { rank: settings.rank, scaling: settings.scaling, a, b });
+      const magnitude = settings.dora ? parameters.value(loraMagnitude(module)) : undefined;
+      magnitude?.f32().set(earlier?.magnitude?.f32() ?? normsOfRows((await this.tensor(`${module}.weight`)).f32(), magnitude.f32().length));
+      this.lora.set(module, { rank: settings.rank, scaling: settings.scaling, a, b, magnitude });
     }
-    return { tensor: (name) => this.tensor(name), lora: this.lora, parameters };
+    const dropout = new Map([...plan.lora].map(([module, settings]) => [module, settings.dropout]));
+    return { tensor: (name) => this.tensor(name), lora: this.lora, parameters, dropout };
   }
 
   /** The state as it is, for a pass without gradients. It reads what a stage is training. */
   frozen(): StageModel {
-    return { tensor: (name) => this.tensor(name), lora: this.lora, parameters: undefined };
+    return { tensor: (name) => this.tensor(name), lora: this.lora, parameters: undefined, dropout: new Map() };
   }
 
-  /** What the job made: LoRA modules where nothing else changed, else all changed tensors with LoRA merged into them. */
+  /** What the job made: LoRA modules where nothing else changed and none is DoRA, else all changed tensors with LoRA merged into them. */
   async content(): Promise<LoraInput | VariantInput> {
-    if (this.changed.size === 0) {
+    if (this.changed.size === 0 && [...this.lora.values()].every(({ magnitude }) => magnitude === undefined)) {
       const modules = new Map<string, LoraModule>();
       for (const [module, { rank, scaling, a, b }] of this.lora) modules.set(module, { module, rank, scaling, a: a.f32(), b: b.f32() });
       return { kind: 'lora', modules };
@@ -102,16 +117,8 @@ export class WorkingModel {
     if (this.signal?.aborted === true) throw new LoricaError('CANCELLED', 'CANCELLED', 'tuning was cancelled', { cause: this.signal.reason });
   }
 
-  private specifications(plan: TrainablePlan, decayNorms: boolean): ParameterSpecification[] {
-    const specifications = [...plan.tensors].map((name) => {
-      const shape = this.shapes.get(name)!;
-      return { name, shape, decays: decayNorms || shape.length > 1 };
-    });
-    for (const [module, { rank }] of plan.lora) {
-      const [out, input] = this.shapes.get(`${module}.weight`)! as readonly [number, number];
-      specifications.push({ name: loraA(module), shape: [rank, input], decays: true }, { name: loraB(module), shape: [out, rank], decays: true });
-    }
-    return specifications;
+  private specifications(plan: TrainablePlan, decayNorms: boolean, rateFactor: (parameter: string) => number): ParameterSpecification[] {
+    return [...parameterShapes(plan, this.shapes)].map(([name, shape]) => ({ name, shape, decays: decayNorms || shape.length > 1, rateFactor: rateFactor(name) }));
   }
 
   /** Adds a module's LoRA to its weight; nothing where it has none. */
@@ -119,9 +126,11 @@ export class WorkingModel {
     const lora = this.lora.get(module);
     if (lora === undefined) return;
     const name = `${module}.weight`;
-    const session = await this.lease.session(`merge:${lora.scaling}`, () => mergeGraph(lora.scaling));
+    const dora = lora.magnitude !== undefined;
+    const session = await this.lease.session(`merge:${lora.scaling}:${dora}`, () => mergeGraph(lora.scaling, dora));
     const merged = this.lease.runtime.empty('float32', this.shapes.get(name)!);
     const binding = session.binding().input('weight', await this.tensor(name)).input('a', lora.a).input('b', lora.b).output('merged', merged);
+    if (lora.magnitude !== undefined) binding.input('magnitude', lora.magnitude);
     await session.run(binding, { lane: 'training' });
     binding.dispose();
     this.changed.set(name, merged);
@@ -130,5 +139,22 @@ export class WorkingModel {
 }
 
 function continues(earlier: LoraTensors | undefined, settings: LoraSettings): boolean {
-  return earlier === undefined || (earlier.rank === settings.rank && earlier.scaling === settings.scaling);
+  return earlier === undefined || (earlier.rank === settings.rank && earlier.scaling === settings.scaling && (earlier.magnitude !== undefined) === settings.dora);
+}
+
+/** The parameters of a plan with their shapes; `shapes` are the checkpoint's. */
+export function parameterShapes(plan: TrainablePlan, shapes: ReadonlyMap<string, readonly number[]>): Map<string, readonly number[]> {
+  const result = new Map([...plan.tensors].map((name) => [name, shapes.get(name)!]));
+  for (const [module, { rank, dora }] of plan.lora) {
+    const [out, input] = shapes.get(`${module}.weight`)! as readonly [number, number];
+    result.set(loraA(module), [rank, input]).set(loraB(module), [out, rank]);
+    if (dora) result.set(loraMagnitude(module), [out]);
+  }
+  return result;
+}
+
+/** 2-norms of the rows of a matrix, summed in float64. */
+function normsOfRows(matrix: Float32Array, rows: number): Float32Array {
+  const width = matrix.length / rows;
+  return Float32Array.from({ length: rows }, (_, row) => Math.sqrt(matrix.subarray(row * width, (row + 1) * width).reduce((sum, value) => sum + value * value, 0)));
 }
