@@ -2,7 +2,15 @@
  * The tuning specification's message → the tuning layer's type, with every rule that needs no model checked and named by its
  * field path. Defaults are the tuning layer's: what the message leaves out stays out.
  */
-import type { Component, LoraSelection, Schedule, StageSpecification, TrainableSelection, TuningSpecification } from '../tuning/index.js';
+import type {
+  Component,
+  Layers,
+  LoraSelection,
+  Schedule,
+  StageSpecification,
+  TrainableSelection,
+  TuningSpecification,
+} from '../tuning/index.js';
 import type { Identity } from '../tenants/index.js';
 import type { LabelTemplate } from '../gen/lorica/v1/types.js';
 import * as proto from '../gen/lorica/v1/tuning.js';
@@ -22,6 +30,8 @@ export interface TuningRequest {
 const LINEAR_MODULES = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
 const MAX_INTEGER = Number.MAX_SAFE_INTEGER;
 const MAX_LAYERS = 1000;
+const NAME_PATTERN = /^[\w.*]{1,256}$/;
+const NAME_PATTERN_RULE = 'must be letters, digits, dots, underscores and *, 1 to 256';
 
 const COMPONENTS: Partial<Record<proto.Component, Component>> = {
   [proto.Component.COMPONENT_ATTENTION]: 'attention',
@@ -29,6 +39,7 @@ const COMPONENTS: Partial<Record<proto.Component, Component>> = {
   [proto.Component.COMPONENT_EMBEDDINGS]: 'embeddings',
   [proto.Component.COMPONENT_NORMS]: 'norms',
   [proto.Component.COMPONENT_HEAD]: 'head',
+  [proto.Component.COMPONENT_BIASES]: 'biases',
 };
 
 const SCHEDULES: Partial<Record<proto.ScheduleKind, Schedule['kind']>> = {
@@ -99,6 +110,16 @@ function readStage(stage: proto.TuningStage, path: string, identity: Identity, f
   fields.number(`${at}.beta2`, optimizer?.beta2, 0, 1, { most: true });
   fields.number(`${at}.epsilon`, optimizer?.epsilon, 0, Infinity, { least: true });
   fields.number(`${at}.max_gradient_norm`, optimizer?.maxGradientNorm, 0, Infinity);
+  fields.check(
+    `${at}.learning_rate`,
+    optimizer?.learningRate === undefined || !optimizer.autoLearningRate,
+    'can not be given together with auto_learning_rate',
+  );
+  fields.number(`${at}.layer_decay`, optimizer?.layerDecay, 0, 1, { least: true });
+  optimizer?.rateGroups.forEach(({ pattern, multiplier }, i) => {
+    fields.check(`${at}.rate_groups[${i}].pattern`, NAME_PATTERN.test(pattern), NAME_PATTERN_RULE);
+    fields.number(`${at}.rate_groups[${i}].multiplier`, multiplier, 0, 1000, { least: true });
+  });
   fields.integer(`${path}.batch_size`, stage.batchSize, 1, 1024);
   fields.integer(`${path}.accumulation_steps`, stage.accumulationSteps, 1, 1024);
   fields.integer(`${path}.max_length_tokens`, stage.maxLengthTokens, 2, 1_048_576);
@@ -111,7 +132,9 @@ function readStage(stage: proto.TuningStage, path: string, identity: Identity, f
   return defined({
     trainable: readTrainable(stage.trainable, `${path}.trainable`, fields),
     dataset: parseName('dataset', `${path}.dataset`, stage.dataset, identity, fields)?.name ?? '',
-    learningRate: optimizer?.learningRate,
+    learningRate: optimizer?.autoLearningRate === true ? ('auto' as const) : optimizer?.learningRate,
+    layerDecay: optimizer?.layerDecay,
+    rateGroups: optimizer === undefined || optimizer.rateGroups.length === 0 ? undefined : optimizer.rateGroups,
     schedule: stage.schedule === undefined ? undefined : readSchedule(stage.schedule, `${path}.schedule`, fields),
     epochs: stage.length?.$case === 'epochs' ? stage.length.value : undefined,
     steps: stage.length?.$case === 'steps' ? stage.length.value : undefined,
@@ -130,6 +153,18 @@ function readStage(stage: proto.TuningStage, path: string, identity: Identity, f
 }
 
 function readTrainable(trainable: proto.Trainable | undefined, path: string, fields: Fields, insideUnion = false): TrainableSelection {
+  const of = readSelection(trainable, path, fields, insideUnion);
+  if (trainable === undefined || (trainable.exclude.length === 0 && trainable.excludeLayers.length === 0)) return of;
+  readNamePatterns(`${path}.exclude`, trainable.exclude, fields);
+  const layers = readLayers(path, [], trainable.excludeLayers, fields, `${path}.exclude_layers`);
+  return { kind: 'except', of, patterns: trainable.exclude, ...(layers === undefined ? {} : { layers }) };
+}
+
+function readNamePatterns(path: string, patterns: readonly string[], fields: Fields): void {
+  patterns.forEach((pattern, i) => fields.check(`${path}[${i}]`, NAME_PATTERN.test(pattern), NAME_PATTERN_RULE));
+}
+
+function readSelection(trainable: proto.Trainable | undefined, path: string, fields: Fields, insideUnion: boolean): TrainableSelection {
   const selection = trainable?.selection;
   switch (selection?.$case) {
     case 'full':
@@ -139,17 +174,22 @@ function readTrainable(trainable: proto.Trainable | undefined, path: string, fie
       fields.integer(`${path}.last_layers.layers`, layers, 1, MAX_LAYERS);
       return { kind: 'lastLayers', layers, includeHead, includeNorm };
     }
-    case 'layers':
-      readLayers(`${path}.layers.indices`, selection.value.indices, fields);
-      fields.check(`${path}.layers.indices`, selection.value.indices.length > 0, 'must name at least one layer');
-      return { kind: 'layers', indices: selection.value.indices };
+    case 'layers': {
+      const indices = readLayers(
+        `${path}.layers.indices`,
+        selection.value.indices,
+        selection.value.ranges,
+        fields,
+        `${path}.layers.ranges`,
+      );
+      fields.check(`${path}.layers.indices`, indices !== undefined, 'must name at least one layer');
+      return { kind: 'layers', indices: indices ?? [] };
+    }
     case 'components':
       return readComponents(selection.value, `${path}.components`, fields);
     case 'names':
       fields.check(`${path}.names.patterns`, selection.value.patterns.length > 0, 'must hold at least one pattern');
-      selection.value.patterns.forEach((pattern, i) =>
-        fields.check(`${path}.names.patterns[${i}]`, /^[\w.*]{1,256}$/.test(pattern), 'must be letters, digits, dots, underscores and *'),
-      );
+      readNamePatterns(`${path}.names.patterns`, selection.value.patterns, fields);
       return { kind: 'names', patterns: selection.value.patterns };
     case 'lora':
       return readLora(selection.value, `${path}.lora`, fields);
@@ -166,21 +206,36 @@ function readTrainable(trainable: proto.Trainable | undefined, path: string, fie
   }
 }
 
-function readLayers(path: string, layers: readonly number[], fields: Fields): void {
+/** Indices and ranges as one list; undefined when both are empty. */
+function readLayers(
+  path: string,
+  layers: readonly number[],
+  ranges: readonly proto.LayerRange[],
+  fields: Fields,
+  rangesPath: string,
+): readonly Layers[] | undefined {
   layers.forEach((layer, i) => fields.integer(`${path}[${i}]`, layer, 0, MAX_LAYERS - 1));
   fields.distinct(path, layers);
+  ranges.forEach(({ first, last }, i) => {
+    const at = `${rangesPath}[${i}]`;
+    fields.integer(`${at}.first`, first, 0, MAX_LAYERS - 1);
+    fields.integer(`${at}.last`, last, 0, MAX_LAYERS - 1);
+    fields.check(at, first <= last, `must end at or after layer ${first}, not at ${last}`);
+  });
+  return layers.length + ranges.length === 0 ? undefined : [...layers, ...ranges];
 }
 
 function readComponents(message: proto.ComponentsSelection, path: string, fields: Fields): TrainableSelection {
   fields.check(`${path}.components`, message.components.length > 0, 'must name at least one component');
   fields.distinct(`${path}.components`, message.components);
-  readLayers(`${path}.layers`, message.layers, fields);
+  const layers = readLayers(`${path}.layers`, message.layers, message.ranges, fields, `${path}.ranges`);
   const components = message.components.flatMap((component, i) => {
     const known = COMPONENTS[component];
-    if (known === undefined) fields.add(`${path}.components[${i}]`, 'must be one of ATTENTION, FEED_FORWARD, EMBEDDINGS, NORMS, HEAD');
+    if (known === undefined)
+      fields.add(`${path}.components[${i}]`, 'must be one of ATTENTION, FEED_FORWARD, EMBEDDINGS, NORMS, HEAD, BIASES');
     return known ?? [];
   });
-  return { kind: 'components', components, ...(message.layers.length > 0 ? { layers: message.layers } : {}) };
+  return { kind: 'components', components, ...(layers === undefined ? {} : { layers }) };
 }
 
 function readLora(message: proto.LoraSelection, path: string, fields: Fields): LoraSelection {
@@ -194,27 +249,43 @@ function readLora(message: proto.LoraSelection, path: string, fields: Fields): L
     ),
   );
   fields.distinct(`${path}.target_modules`, message.targetModules);
-  readLayers(`${path}.layers`, message.layers, fields);
+  const layers = readLayers(`${path}.layers`, message.layers, message.ranges, fields, `${path}.ranges`);
+  fields.number(`${path}.dropout`, message.dropout, 0, 0.9);
+  message.modulePatterns.forEach(({ pattern, rank, alpha }, i) => {
+    const at = `${path}.module_patterns[${i}]`;
+    fields.check(`${at}.pattern`, NAME_PATTERN.test(pattern), NAME_PATTERN_RULE);
+    fields.check(at, rank !== undefined || alpha !== undefined, 'must hold a rank or an alpha');
+    fields.integer(`${at}.rank`, rank, 1, 256);
+    fields.number(`${at}.alpha`, alpha, 0, 4096, { least: true });
+  });
   return defined({
     kind: 'lora' as const,
     rank: message.rank ?? 16,
     alpha: message.alpha,
     targetModules: message.targetModules.length > 0 ? message.targetModules : undefined,
-    layers: message.layers.length > 0 ? message.layers : undefined,
+    layers,
     rsLora: message.rsLora,
+    dropout: message.dropout,
+    dora: message.dora ? true : undefined,
+    modulePatterns:
+      message.modulePatterns.length > 0
+        ? message.modulePatterns.map(({ pattern, rank, alpha }) => defined({ pattern, rank, alpha }))
+        : undefined,
   });
 }
 
 function readSchedule(message: proto.Schedule, path: string, fields: Fields): Schedule {
   const kind = SCHEDULES[message.kind];
   if (kind === undefined) fields.add(`${path}.kind`, 'must be CONSTANT, LINEAR or COSINE');
-  const { warmup } = message;
+  const { warmup, leastRatio } = message;
+  fields.number(`${path}.least_ratio`, leastRatio, 0, 1);
   if (warmup?.$case === 'warmupSteps') fields.integer(`${path}.warmup_steps`, warmup.value, 0, 1_000_000);
   if (warmup?.$case === 'warmupRatio') fields.number(`${path}.warmup_ratio`, warmup.value, 0, 1);
   return defined({
     kind: kind ?? 'linear',
     warmupSteps: warmup?.$case === 'warmupSteps' ? warmup.value : undefined,
     warmupRatio: warmup?.$case === 'warmupRatio' ? warmup.value : undefined,
+    leastRatio,
   });
 }
 

@@ -11,6 +11,7 @@ import { resolveStage } from '../../src/tuning/index.js';
 
 const identity = { tenant: 'acme', roles: ['tenant' as const] };
 type Partial = Parameters<typeof proto.TuningSpecification.fromPartial>[0];
+type Selection = NonNullable<NonNullable<Partial['stages']>[number]['trainable']>['selection'];
 
 function read(partial: Partial) {
   const fields = new Fields();
@@ -106,7 +107,71 @@ describe('readTuningSpecification', () => {
     });
   });
 
-  test.each<[string, proto.Trainable['selection'], object]>([
+  test('LoRA options, exceptions and rates arrive', () => {
+    const lora = {
+      rank: 8,
+      ranges: [{ first: 1, last: 3 }],
+      dropout: 0.1,
+      dora: true,
+      modulePatterns: [
+        { pattern: 'q_proj', rank: 4 },
+        { pattern: 'layers.0.*', alpha: 2 },
+      ],
+    };
+    const { request, violations } = read({
+      ...base,
+      stages: [
+        stage({
+          trainable: { selection: { $case: 'lora', value: lora }, exclude: ['*.k_proj'], excludeLayers: [{ first: 2, last: 2 }] },
+          optimizer: { autoLearningRate: true, layerDecay: 0.9, rateGroups: [{ pattern: '*.lora_B.weight', multiplier: 16 }] },
+          schedule: { kind: proto.ScheduleKind.SCHEDULE_KIND_COSINE, leastRatio: 0.1 },
+        }),
+      ],
+    });
+    expect(violations).toEqual([]);
+    expect(request.specification.stages[0]).toMatchObject({
+      trainable: {
+        kind: 'except',
+        of: { kind: 'lora', layers: [{ first: 1, last: 3 }], dropout: 0.1, dora: true, modulePatterns: lora.modulePatterns },
+        patterns: ['*.k_proj'],
+        layers: [{ first: 2, last: 2 }],
+      },
+      learningRate: 'auto',
+      layerDecay: 0.9,
+      rateGroups: [{ pattern: '*.lora_B.weight', multiplier: 16 }],
+      schedule: { kind: 'cosine', leastRatio: 0.1 },
+    });
+  });
+
+  test('every broken rule of LoRA options, exceptions and rates is named', () => {
+    const lora = { ranges: [{ first: 3, last: 1 }], dropout: 0.95, modulePatterns: [{ pattern: 'q_proj' }, { pattern: '(x)', rank: 0 }] };
+    const { violations } = read({
+      ...base,
+      stages: [
+        stage({
+          trainable: { selection: { $case: 'lora', value: lora }, exclude: ['a b'], excludeLayers: [{ first: 0, last: 1000 }] },
+          optimizer: { learningRate: 0.1, autoLearningRate: true, layerDecay: 0, rateGroups: [{ pattern: '', multiplier: 0 }] },
+          schedule: { leastRatio: 2 },
+        }),
+      ],
+    });
+    expect(violations.map(({ field }) => field.replace('specification.stages[0].', '')).sort()).toEqual([
+      'optimizer.layer_decay',
+      'optimizer.learning_rate',
+      'optimizer.rate_groups[0].multiplier',
+      'optimizer.rate_groups[0].pattern',
+      'schedule.least_ratio',
+      'trainable.exclude[0]',
+      'trainable.exclude_layers[0].last',
+      'trainable.lora.dropout',
+      'trainable.lora.module_patterns[0]',
+      'trainable.lora.module_patterns[1].pattern',
+      'trainable.lora.module_patterns[1].rank',
+      'trainable.lora.ranges[0]',
+    ]);
+  });
+
+  test.each<[string, Selection, object]>([
     [
       'last layers',
       { $case: 'lastLayers', value: { layers: 2, includeHead: true, includeNorm: false } },
@@ -148,7 +213,7 @@ describe('readTuningSpecification', () => {
     expect(request.specification.stages[0]!.trainable).toEqual(expected);
   });
 
-  test.each<[string, proto.Trainable['selection'], string]>([
+  test.each<[string, Selection, string]>([
     [
       'a union in a union',
       {

@@ -21,6 +21,8 @@ export enum Component {
   COMPONENT_NORMS = "COMPONENT_NORMS",
   /** COMPONENT_HEAD - The output head, where it is not tied to the embeddings. */
   COMPONENT_HEAD = "COMPONENT_HEAD",
+  /** COMPONENT_BIASES - The biases of the linear layers, where the model has them. */
+  COMPONENT_BIASES = "COMPONENT_BIASES",
   UNRECOGNIZED = "UNRECOGNIZED",
 }
 
@@ -44,6 +46,9 @@ export function componentFromJSON(object: any): Component {
     case 5:
     case "COMPONENT_HEAD":
       return Component.COMPONENT_HEAD;
+    case 6:
+    case "COMPONENT_BIASES":
+      return Component.COMPONENT_BIASES;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -65,6 +70,8 @@ export function componentToJSON(object: Component): string {
       return "COMPONENT_NORMS";
     case Component.COMPONENT_HEAD:
       return "COMPONENT_HEAD";
+    case Component.COMPONENT_BIASES:
+      return "COMPONENT_BIASES";
     case Component.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -85,6 +92,8 @@ export function componentToNumber(object: Component): number {
       return 4;
     case Component.COMPONENT_HEAD:
       return 5;
+    case Component.COMPONENT_BIASES:
+      return 6;
     case Component.UNRECOGNIZED:
     default:
       return -1;
@@ -154,9 +163,9 @@ export enum ScheduleKind {
   SCHEDULE_KIND_UNSPECIFIED = "SCHEDULE_KIND_UNSPECIFIED",
   /** SCHEDULE_KIND_CONSTANT - Stays at the peak. */
   SCHEDULE_KIND_CONSTANT = "SCHEDULE_KIND_CONSTANT",
-  /** SCHEDULE_KIND_LINEAR - Falls linearly to 0 at the last step. */
+  /** SCHEDULE_KIND_LINEAR - Falls linearly to least_ratio of the peak, which it would reach one step after the last. */
   SCHEDULE_KIND_LINEAR = "SCHEDULE_KIND_LINEAR",
-  /** SCHEDULE_KIND_COSINE - Falls along half a cosine to 0 at the last step. */
+  /** SCHEDULE_KIND_COSINE - Falls along half a cosine to least_ratio of the peak, which it would reach one step after the last. */
   SCHEDULE_KIND_COSINE = "SCHEDULE_KIND_COSINE",
   UNRECOGNIZED = "UNRECOGNIZED",
 }
@@ -374,6 +383,21 @@ export interface Trainable {
     /** The union of several selections. With lora among them the result holds changed tensors, LoRA merged in. */
     { $case: "union"; value: UnionSelection }
     | undefined;
+  /**
+   * Frozen although selected: patterns as in NamesSelection, on the names of tensors, and of modules for lora (such as
+   * "model.layers.0.self_attn.q_proj"). A pattern that matches nothing selected is refused.
+   */
+  exclude: string[];
+  /** Frozen although selected: everything inside these decoder layers. */
+  excludeLayers: LayerRange[];
+}
+
+/** Neighbouring decoder layers. */
+export interface LayerRange {
+  /** Index of the first, from 0 (nearest the embeddings). */
+  first: number;
+  /** Index of the last, included. At least `first`. */
+  last: number;
 }
 
 /** Every parameter of the model. */
@@ -392,8 +416,10 @@ export interface LastLayersSelection {
 
 /** Decoder layers by index. */
 export interface LayersSelection {
-  /** Indices from 0 (nearest the embeddings), each once. At least one. */
+  /** Indices from 0 (nearest the embeddings), each once. At least one index or range. */
   indices: number[];
+  /** Ranges of layers beside the indices. */
+  ranges: LayerRange[];
 }
 
 /** Parameters of the chosen kinds. */
@@ -402,6 +428,8 @@ export interface ComponentsSelection {
   components: Component[];
   /** Only in these layers (components outside the layers, such as embeddings, are not affected). Default: all layers. */
   layers: number[];
+  /** Ranges of layers beside `layers`. */
+  ranges: LayerRange[];
 }
 
 /** Parameters by name. */
@@ -429,6 +457,40 @@ export interface LoraSelection {
   layers: number[];
   /** Divide by the square root of the rank instead (rank-stabilized LoRA, Kalajdzievski, 2023). Default false. */
   rsLora: boolean;
+  /** Ranges of layers beside `layers`. */
+  ranges: LayerRange[];
+  /**
+   * Share of the inputs of the low-rank path that training sets to zero; the others are scaled up. The masks follow from the seed.
+   * Range 0 to 0.9. Default 0.
+   */
+  dropout?:
+    | number
+    | undefined;
+  /**
+   * Also train a magnitude per output (DoRA, Liu et al., 2024): y = m (W + s B A) x / ||W + s B A||, with the norm of each row taken as
+   * a constant by the gradient. The result is a variant with the changed weights merged. Default false.
+   */
+  dora: boolean;
+  /** Ranks and alphas of some modules. */
+  modulePatterns: LoraModulePattern[];
+}
+
+/**
+ * Another rank or alpha for some of the modules that get matrices. For a module, the first pattern with a rank sets its rank and the first
+ * with an alpha sets its alpha; what none sets is the selection's.
+ */
+export interface LoraModulePattern {
+  /**
+   * The module's whole name or its end after a dot, `*` for any run of characters, such as "q_proj" or "layers.0.mlp.*". A pattern that
+   * matches no module with matrices is refused. Required.
+   */
+  pattern: string;
+  /** Range 1 to 256. */
+  rank?:
+    | number
+    | undefined;
+  /** Greater than 0, at most 4,096. */
+  alpha?: number | undefined;
 }
 
 /** The union of selections. */
@@ -470,7 +532,34 @@ export interface AdamW {
     | number
     | undefined;
   /** Also decay gains and biases. Default true. */
-  decayNorms?: boolean | undefined;
+  decayNorms?:
+    | boolean
+    | undefined;
+  /**
+   * Derive the peak learning rate instead: 2e-5 x sqrt(576 / hidden size) for whole matrices; ten times that for LoRA, and for gains and
+   * biases where nothing else is trained. Not together with learning_rate.
+   */
+  autoLearningRate: boolean;
+  /**
+   * What the rate is multiplied by for each decoder layer below the top one; the embeddings lie below the lowest layer. Greater than 0, at
+   * most 1. Default 1.
+   */
+  layerDecay?:
+    | number
+    | undefined;
+  /** Multipliers of the rate for some parameters. The first whose pattern matches a parameter counts. */
+  rateGroups: RateGroup[];
+}
+
+/** A learning rate of their own for some parameters. */
+export interface RateGroup {
+  /**
+   * Pattern on parameter names, `*` for any run of characters: a tensor's name, or for LoRA the module's name with ".lora_A.weight",
+   * ".lora_B.weight" or ".lora_magnitude_vector.weight". A pattern that matches no trained parameter is refused. Required.
+   */
+  pattern: string;
+  /** Greater than 0, at most 1,000. */
+  multiplier: number;
 }
 
 /** The learning rate over the steps. */
@@ -486,6 +575,8 @@ export interface Schedule {
     /** As a share of all steps. Range 0 to 1. */
     { $case: "warmupRatio"; value: number }
     | undefined;
+  /** The linear and the cosine shape end at this share of the peak. Range 0 to 1. Default 0. */
+  leastRatio?: number | undefined;
 }
 
 function createBaseTuningSpecification(): TuningSpecification {
@@ -933,7 +1024,7 @@ export const TuningStage: MessageFns<TuningStage> = {
 };
 
 function createBaseTrainable(): Trainable {
-  return { selection: undefined };
+  return { selection: undefined, exclude: [], excludeLayers: [] };
 }
 
 export const Trainable: MessageFns<Trainable> = {
@@ -960,6 +1051,12 @@ export const Trainable: MessageFns<Trainable> = {
       case "union":
         UnionSelection.encode(message.selection.value, writer.uint32(58).fork()).join();
         break;
+    }
+    for (const v of message.exclude) {
+      writer.uint32(66).string(v!);
+    }
+    for (const v of message.excludeLayers) {
+      LayerRange.encode(v!, writer.uint32(74).fork()).join();
     }
     return writer;
   },
@@ -1033,6 +1130,22 @@ export const Trainable: MessageFns<Trainable> = {
             message.selection = { $case: "union", value: UnionSelection.decode(reader, reader.uint32()) };
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.exclude.push(reader.string());
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.excludeLayers.push(LayerRange.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1064,6 +1177,12 @@ export const Trainable: MessageFns<Trainable> = {
         : isSet(object.union)
         ? { $case: "union", value: UnionSelection.fromJSON(object.union) }
         : undefined,
+      exclude: globalThis.Array.isArray(object?.exclude) ? object.exclude.map((e: any) => globalThis.String(e)) : [],
+      excludeLayers: globalThis.Array.isArray(object?.excludeLayers)
+        ? object.excludeLayers.map((e: any) => LayerRange.fromJSON(e))
+        : globalThis.Array.isArray(object?.exclude_layers)
+        ? object.exclude_layers.map((e: any) => LayerRange.fromJSON(e))
+        : [],
     };
   },
 
@@ -1083,6 +1202,12 @@ export const Trainable: MessageFns<Trainable> = {
       obj.lora = LoraSelection.toJSON(message.selection.value);
     } else if (message.selection?.$case === "union") {
       obj.union = UnionSelection.toJSON(message.selection.value);
+    }
+    if (message.exclude?.length) {
+      obj.exclude = message.exclude;
+    }
+    if (message.excludeLayers?.length) {
+      obj.excludeLayers = message.excludeLayers.map((e) => LayerRange.toJSON(e));
     }
     return obj;
   },
@@ -1136,6 +1261,93 @@ export const Trainable: MessageFns<Trainable> = {
         break;
       }
     }
+    message.exclude = object.exclude?.map((e) => e) || [];
+    message.excludeLayers = object.excludeLayers?.map((e) => LayerRange.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseLayerRange(): LayerRange {
+  return { first: 0, last: 0 };
+}
+
+export const LayerRange: MessageFns<LayerRange> = {
+  encode(message: LayerRange, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.first !== 0) {
+      writer.uint32(8).int32(message.first);
+    }
+    if (message.last !== 0) {
+      writer.uint32(16).int32(message.last);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LayerRange {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLayerRange();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.first = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.last = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LayerRange {
+    return {
+      first: isSet(object.first) ? globalThis.Number(object.first) : 0,
+      last: isSet(object.last) ? globalThis.Number(object.last) : 0,
+    };
+  },
+
+  toJSON(message: LayerRange): unknown {
+    const obj: any = {};
+    if (message.first !== 0) {
+      obj.first = Math.round(message.first);
+    }
+    if (message.last !== 0) {
+      obj.last = Math.round(message.last);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LayerRange>): LayerRange {
+    return LayerRange.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LayerRange>): LayerRange {
+    const message = createBaseLayerRange();
+    message.first = object.first ?? 0;
+    message.last = object.last ?? 0;
     return message;
   },
 };
@@ -1302,7 +1514,7 @@ export const LastLayersSelection: MessageFns<LastLayersSelection> = {
 };
 
 function createBaseLayersSelection(): LayersSelection {
-  return { indices: [] };
+  return { indices: [], ranges: [] };
 }
 
 export const LayersSelection: MessageFns<LayersSelection> = {
@@ -1313,6 +1525,9 @@ export const LayersSelection: MessageFns<LayersSelection> = {
         writer.int32(v);
       }
       writer.join();
+    }
+    for (const v of message.ranges) {
+      LayerRange.encode(v!, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -1348,6 +1563,14 @@ export const LayersSelection: MessageFns<LayersSelection> = {
 
             break;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.ranges.push(LayerRange.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1363,6 +1586,7 @@ export const LayersSelection: MessageFns<LayersSelection> = {
   fromJSON(object: any): LayersSelection {
     return {
       indices: globalThis.Array.isArray(object?.indices) ? object.indices.map((e: any) => globalThis.Number(e)) : [],
+      ranges: globalThis.Array.isArray(object?.ranges) ? object.ranges.map((e: any) => LayerRange.fromJSON(e)) : [],
     };
   },
 
@@ -1370,6 +1594,9 @@ export const LayersSelection: MessageFns<LayersSelection> = {
     const obj: any = {};
     if (message.indices?.length) {
       obj.indices = message.indices.map((e) => Math.round(e));
+    }
+    if (message.ranges?.length) {
+      obj.ranges = message.ranges.map((e) => LayerRange.toJSON(e));
     }
     return obj;
   },
@@ -1380,12 +1607,13 @@ export const LayersSelection: MessageFns<LayersSelection> = {
   fromPartial(object: DeepPartial<LayersSelection>): LayersSelection {
     const message = createBaseLayersSelection();
     message.indices = object.indices?.map((e) => e) || [];
+    message.ranges = object.ranges?.map((e) => LayerRange.fromPartial(e)) || [];
     return message;
   },
 };
 
 function createBaseComponentsSelection(): ComponentsSelection {
-  return { components: [], layers: [] };
+  return { components: [], layers: [], ranges: [] };
 }
 
 export const ComponentsSelection: MessageFns<ComponentsSelection> = {
@@ -1403,6 +1631,9 @@ export const ComponentsSelection: MessageFns<ComponentsSelection> = {
         writer.int32(v);
       }
       writer.join();
+    }
+    for (const v of message.ranges) {
+      LayerRange.encode(v!, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -1456,6 +1687,14 @@ export const ComponentsSelection: MessageFns<ComponentsSelection> = {
 
             break;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.ranges.push(LayerRange.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1474,6 +1713,7 @@ export const ComponentsSelection: MessageFns<ComponentsSelection> = {
         ? object.components.map((e: any) => componentFromJSON(e))
         : [],
       layers: globalThis.Array.isArray(object?.layers) ? object.layers.map((e: any) => globalThis.Number(e)) : [],
+      ranges: globalThis.Array.isArray(object?.ranges) ? object.ranges.map((e: any) => LayerRange.fromJSON(e)) : [],
     };
   },
 
@@ -1485,6 +1725,9 @@ export const ComponentsSelection: MessageFns<ComponentsSelection> = {
     if (message.layers?.length) {
       obj.layers = message.layers.map((e) => Math.round(e));
     }
+    if (message.ranges?.length) {
+      obj.ranges = message.ranges.map((e) => LayerRange.toJSON(e));
+    }
     return obj;
   },
 
@@ -1495,6 +1738,7 @@ export const ComponentsSelection: MessageFns<ComponentsSelection> = {
     const message = createBaseComponentsSelection();
     message.components = object.components?.map((e) => e) || [];
     message.layers = object.layers?.map((e) => e) || [];
+    message.ranges = object.ranges?.map((e) => LayerRange.fromPartial(e)) || [];
     return message;
   },
 };
@@ -1569,7 +1813,17 @@ export const NamesSelection: MessageFns<NamesSelection> = {
 };
 
 function createBaseLoraSelection(): LoraSelection {
-  return { rank: undefined, alpha: undefined, targetModules: [], layers: [], rsLora: false };
+  return {
+    rank: undefined,
+    alpha: undefined,
+    targetModules: [],
+    layers: [],
+    rsLora: false,
+    ranges: [],
+    dropout: undefined,
+    dora: false,
+    modulePatterns: [],
+  };
 }
 
 export const LoraSelection: MessageFns<LoraSelection> = {
@@ -1592,6 +1846,18 @@ export const LoraSelection: MessageFns<LoraSelection> = {
     }
     if (message.rsLora !== false) {
       writer.uint32(40).bool(message.rsLora);
+    }
+    for (const v of message.ranges) {
+      LayerRange.encode(v!, writer.uint32(50).fork()).join();
+    }
+    if (message.dropout !== undefined) {
+      writer.uint32(57).double(message.dropout);
+    }
+    if (message.dora !== false) {
+      writer.uint32(64).bool(message.dora);
+    }
+    for (const v of message.modulePatterns) {
+      LoraModulePattern.encode(v!, writer.uint32(74).fork()).join();
     }
     return writer;
   },
@@ -1659,6 +1925,38 @@ export const LoraSelection: MessageFns<LoraSelection> = {
             message.rsLora = reader.bool();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.ranges.push(LayerRange.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.dropout = reader.double();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.dora = reader.bool();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.modulePatterns.push(LoraModulePattern.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1686,6 +1984,14 @@ export const LoraSelection: MessageFns<LoraSelection> = {
         : isSet(object.rs_lora)
         ? globalThis.Boolean(object.rs_lora)
         : false,
+      ranges: globalThis.Array.isArray(object?.ranges) ? object.ranges.map((e: any) => LayerRange.fromJSON(e)) : [],
+      dropout: isSet(object.dropout) ? globalThis.Number(object.dropout) : undefined,
+      dora: isSet(object.dora) ? globalThis.Boolean(object.dora) : false,
+      modulePatterns: globalThis.Array.isArray(object?.modulePatterns)
+        ? object.modulePatterns.map((e: any) => LoraModulePattern.fromJSON(e))
+        : globalThis.Array.isArray(object?.module_patterns)
+        ? object.module_patterns.map((e: any) => LoraModulePattern.fromJSON(e))
+        : [],
     };
   },
 
@@ -1706,6 +2012,18 @@ export const LoraSelection: MessageFns<LoraSelection> = {
     if (message.rsLora !== false) {
       obj.rsLora = message.rsLora;
     }
+    if (message.ranges?.length) {
+      obj.ranges = message.ranges.map((e) => LayerRange.toJSON(e));
+    }
+    if (message.dropout !== undefined) {
+      obj.dropout = floatToJson(message.dropout);
+    }
+    if (message.dora !== false) {
+      obj.dora = message.dora;
+    }
+    if (message.modulePatterns?.length) {
+      obj.modulePatterns = message.modulePatterns.map((e) => LoraModulePattern.toJSON(e));
+    }
     return obj;
   },
 
@@ -1719,6 +2037,111 @@ export const LoraSelection: MessageFns<LoraSelection> = {
     message.targetModules = object.targetModules?.map((e) => e) || [];
     message.layers = object.layers?.map((e) => e) || [];
     message.rsLora = object.rsLora ?? false;
+    message.ranges = object.ranges?.map((e) => LayerRange.fromPartial(e)) || [];
+    message.dropout = object.dropout ?? undefined;
+    message.dora = object.dora ?? false;
+    message.modulePatterns = object.modulePatterns?.map((e) => LoraModulePattern.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseLoraModulePattern(): LoraModulePattern {
+  return { pattern: "", rank: undefined, alpha: undefined };
+}
+
+export const LoraModulePattern: MessageFns<LoraModulePattern> = {
+  encode(message: LoraModulePattern, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pattern !== "") {
+      writer.uint32(10).string(message.pattern);
+    }
+    if (message.rank !== undefined) {
+      writer.uint32(16).int32(message.rank);
+    }
+    if (message.alpha !== undefined) {
+      writer.uint32(25).double(message.alpha);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LoraModulePattern {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLoraModulePattern();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.pattern = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.rank = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.alpha = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LoraModulePattern {
+    return {
+      pattern: isSet(object.pattern) ? globalThis.String(object.pattern) : "",
+      rank: isSet(object.rank) ? globalThis.Number(object.rank) : undefined,
+      alpha: isSet(object.alpha) ? globalThis.Number(object.alpha) : undefined,
+    };
+  },
+
+  toJSON(message: LoraModulePattern): unknown {
+    const obj: any = {};
+    if (message.pattern !== "") {
+      obj.pattern = message.pattern;
+    }
+    if (message.rank !== undefined) {
+      obj.rank = Math.round(message.rank);
+    }
+    if (message.alpha !== undefined) {
+      obj.alpha = floatToJson(message.alpha);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LoraModulePattern>): LoraModulePattern {
+    return LoraModulePattern.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LoraModulePattern>): LoraModulePattern {
+    const message = createBaseLoraModulePattern();
+    message.pattern = object.pattern ?? "";
+    message.rank = object.rank ?? undefined;
+    message.alpha = object.alpha ?? undefined;
     return message;
   },
 };
@@ -1876,6 +2299,9 @@ function createBaseAdamW(): AdamW {
     epsilon: undefined,
     maxGradientNorm: undefined,
     decayNorms: undefined,
+    autoLearningRate: false,
+    layerDecay: undefined,
+    rateGroups: [],
   };
 }
 
@@ -1901,6 +2327,15 @@ export const AdamW: MessageFns<AdamW> = {
     }
     if (message.decayNorms !== undefined) {
       writer.uint32(56).bool(message.decayNorms);
+    }
+    if (message.autoLearningRate !== false) {
+      writer.uint32(64).bool(message.autoLearningRate);
+    }
+    if (message.layerDecay !== undefined) {
+      writer.uint32(73).double(message.layerDecay);
+    }
+    for (const v of message.rateGroups) {
+      RateGroup.encode(v!, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -1974,6 +2409,30 @@ export const AdamW: MessageFns<AdamW> = {
             message.decayNorms = reader.bool();
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.autoLearningRate = reader.bool();
+            continue;
+          }
+          case 9: {
+            if (tag !== 73) {
+              break;
+            }
+
+            message.layerDecay = reader.double();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.rateGroups.push(RateGroup.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2011,6 +2470,21 @@ export const AdamW: MessageFns<AdamW> = {
         : isSet(object.decay_norms)
         ? globalThis.Boolean(object.decay_norms)
         : undefined,
+      autoLearningRate: isSet(object.autoLearningRate)
+        ? globalThis.Boolean(object.autoLearningRate)
+        : isSet(object.auto_learning_rate)
+        ? globalThis.Boolean(object.auto_learning_rate)
+        : false,
+      layerDecay: isSet(object.layerDecay)
+        ? globalThis.Number(object.layerDecay)
+        : isSet(object.layer_decay)
+        ? globalThis.Number(object.layer_decay)
+        : undefined,
+      rateGroups: globalThis.Array.isArray(object?.rateGroups)
+        ? object.rateGroups.map((e: any) => RateGroup.fromJSON(e))
+        : globalThis.Array.isArray(object?.rate_groups)
+        ? object.rate_groups.map((e: any) => RateGroup.fromJSON(e))
+        : [],
     };
   },
 
@@ -2037,6 +2511,15 @@ export const AdamW: MessageFns<AdamW> = {
     if (message.decayNorms !== undefined) {
       obj.decayNorms = message.decayNorms;
     }
+    if (message.autoLearningRate !== false) {
+      obj.autoLearningRate = message.autoLearningRate;
+    }
+    if (message.layerDecay !== undefined) {
+      obj.layerDecay = floatToJson(message.layerDecay);
+    }
+    if (message.rateGroups?.length) {
+      obj.rateGroups = message.rateGroups.map((e) => RateGroup.toJSON(e));
+    }
     return obj;
   },
 
@@ -2052,12 +2535,100 @@ export const AdamW: MessageFns<AdamW> = {
     message.epsilon = object.epsilon ?? undefined;
     message.maxGradientNorm = object.maxGradientNorm ?? undefined;
     message.decayNorms = object.decayNorms ?? undefined;
+    message.autoLearningRate = object.autoLearningRate ?? false;
+    message.layerDecay = object.layerDecay ?? undefined;
+    message.rateGroups = object.rateGroups?.map((e) => RateGroup.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseRateGroup(): RateGroup {
+  return { pattern: "", multiplier: 0 };
+}
+
+export const RateGroup: MessageFns<RateGroup> = {
+  encode(message: RateGroup, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pattern !== "") {
+      writer.uint32(10).string(message.pattern);
+    }
+    if (message.multiplier !== 0) {
+      writer.uint32(17).double(message.multiplier);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RateGroup {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRateGroup();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.pattern = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.multiplier = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RateGroup {
+    return {
+      pattern: isSet(object.pattern) ? globalThis.String(object.pattern) : "",
+      multiplier: isSet(object.multiplier) ? globalThis.Number(object.multiplier) : 0,
+    };
+  },
+
+  toJSON(message: RateGroup): unknown {
+    const obj: any = {};
+    if (message.pattern !== "") {
+      obj.pattern = message.pattern;
+    }
+    if (message.multiplier !== 0) {
+      obj.multiplier = floatToJson(message.multiplier);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RateGroup>): RateGroup {
+    return RateGroup.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RateGroup>): RateGroup {
+    const message = createBaseRateGroup();
+    message.pattern = object.pattern ?? "";
+    message.multiplier = object.multiplier ?? 0;
     return message;
   },
 };
 
 function createBaseSchedule(): Schedule {
-  return { kind: ScheduleKind.SCHEDULE_KIND_UNSPECIFIED, warmup: undefined };
+  return { kind: ScheduleKind.SCHEDULE_KIND_UNSPECIFIED, warmup: undefined, leastRatio: undefined };
 }
 
 export const Schedule: MessageFns<Schedule> = {
@@ -2072,6 +2643,9 @@ export const Schedule: MessageFns<Schedule> = {
       case "warmupRatio":
         writer.uint32(25).double(message.warmup.value);
         break;
+    }
+    if (message.leastRatio !== undefined) {
+      writer.uint32(33).double(message.leastRatio);
     }
     return writer;
   },
@@ -2113,6 +2687,14 @@ export const Schedule: MessageFns<Schedule> = {
             message.warmup = { $case: "warmupRatio", value: reader.double() };
             continue;
           }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.leastRatio = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2137,6 +2719,11 @@ export const Schedule: MessageFns<Schedule> = {
         : isSet(object.warmup_ratio)
         ? { $case: "warmupRatio", value: globalThis.Number(object.warmup_ratio) }
         : undefined,
+      leastRatio: isSet(object.leastRatio)
+        ? globalThis.Number(object.leastRatio)
+        : isSet(object.least_ratio)
+        ? globalThis.Number(object.least_ratio)
+        : undefined,
     };
   },
 
@@ -2149,6 +2736,9 @@ export const Schedule: MessageFns<Schedule> = {
       obj.warmupSteps = Math.round(message.warmup.value);
     } else if (message.warmup?.$case === "warmupRatio") {
       obj.warmupRatio = floatToJson(message.warmup.value);
+    }
+    if (message.leastRatio !== undefined) {
+      obj.leastRatio = floatToJson(message.leastRatio);
     }
     return obj;
   },
@@ -2173,6 +2763,7 @@ export const Schedule: MessageFns<Schedule> = {
         break;
       }
     }
+    message.leastRatio = object.leastRatio ?? undefined;
     return message;
   },
 };
