@@ -29,7 +29,11 @@ export class DropoutMasks {
   private readonly masks = new Map<string, Mask>();
 
   /** `rates`: share of inputs to drop, at least 0 and below 1, by full module name. */
-  constructor(private readonly runtime: Runtime, config: DecoderConfig, rates: ReadonlyMap<string, number>) {
+  constructor(
+    private readonly runtime: Runtime,
+    config: DecoderConfig,
+    rates: ReadonlyMap<string, number>,
+  ) {
     const shapes = weightShapes(config);
     for (const [module, rate] of rates) {
       const threshold = Math.round(rate * HALVES);

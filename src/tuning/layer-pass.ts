@@ -58,7 +58,7 @@ export class LayerPass {
     const { config } = lease;
     const kind = kindOf(config, model, index, lowest, savedActivations, masks);
     const tensors = await layerTensors(config, model, index, kind.lora);
-    const lora = [...kind.lora].map(([module, { rank, scaling, dora, dropoutScale }]) => `${module}/${rank}/${scaling}/${dora}/${dropoutScale ?? ''}`).join(',');
+    const lora = [...kind.lora].map(([module, { rank, scaling, dora, dropoutScale }]) => `${module}/${rank}/${scaling}/${dora === true ? 'dora' : ''}/${dropoutScale ?? ''}`).join(',');
     const withWeights = (step: Step): Step => {
       for (const { name } of step.session.inputs) {
         const tensor = tensors.get(name);

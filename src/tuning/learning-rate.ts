@@ -27,10 +27,17 @@ export interface LearningRates {
  * `parameters` are the names of what the stage trains, with their shapes. Throws INVALID_ARGUMENT / INVALID_FIELD under `path` for a
  * rate group that matches none of them.
  */
-export function learningRates(stage: Pick<ResolvedStage, 'learningRate' | 'layerDecay' | 'rateGroups'>, config: DecoderConfig, parameters: ReadonlyMap<string, readonly number[]>, path = 'stage'): LearningRates {
+export function learningRates(
+  stage: Pick<ResolvedStage, 'learningRate' | 'layerDecay' | 'rateGroups'>,
+  config: DecoderConfig,
+  parameters: ReadonlyMap<string, readonly number[]>,
+  path = 'stage',
+): LearningRates {
   const names = [...parameters.keys()];
   const violations = stage.rateGroups.flatMap(({ pattern }, i) =>
-    names.some((name) => matchesName(pattern, name)) ? [] : [{ field: `${path}.rateGroups[${i}].pattern`, description: `no parameter of this stage matches '${pattern}'` }],
+    names.some((name) => matchesName(pattern, name))
+      ? []
+      : [{ field: `${path}.rateGroups[${i}].pattern`, description: `no parameter of this stage matches '${pattern}'` }],
   );
   if (violations.length > 0) throw invalidFields(violations);
   const auto = stage.learningRate === 'auto' ? automaticRates(config, parameters) : { peak: stage.learningRate, factor: () => 1 };

@@ -11,5 +11,8 @@ export function matchesModule(pattern: string, module: string): boolean {
 }
 
 function source(pattern: string): string {
-  return pattern.split(/\*+/).map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('.*');
+  return pattern
+    .split(/\*+/)
+    .map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
+    .join('.*');
 }

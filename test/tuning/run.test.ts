@@ -6,7 +6,9 @@ import type { PromptExample } from '../../src/models/prompt.js';
 import { Runtime } from '../../src/runtime/index.js';
 import type { StepEvent, StageSpecification, TuningResult, TuningSpecification } from '../../src/tuning/index.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
-import { checkTuning, runTuning, trainOnTokens } from '../../src/tuning/run.js';
+import { beginStage, checkTuning, runTuning, trainOnTokens } from '../../src/tuning/run.js';
+import { tokenRow } from '../../src/tuning/batches.js';
+import { trainStage } from '../../src/tuning/trainer.js';
 import { TrainingHost } from '../../src/tuning/training-host.js';
 import { WorkingModel } from '../../src/tuning/working-model.js';
 
@@ -99,6 +101,75 @@ describe('a job', () => {
       ['model.layers.0.input_layernorm.weight', 'model.layers.0.post_attention_layernorm.weight', 'model.layers.1.input_layernorm.weight', 'model.layers.1.post_attention_layernorm.weight', 'model.norm.weight'],
     );
   });
+});
+
+describe('LoRA with dropout', () => {
+  const dropping: StageSpecification = { ...LORA, trainable: { kind: 'lora', rank: 2, alpha: 8, dropout: 0.3 }, batchSize: 14 };
+
+  test('is bit-reproducible, and does not depend on how micro-batches are cut', async () => {
+    const first = await run(specification(dropping));
+    expect(bytes((await run(specification(dropping))).result.content)).toBe(bytes(first.result.content));
+    const cut = await run(specification(dropping), { activationBudgetBytes: 1 });
+    first.events.forEach((event, i) => expect(cut.events[i]!.loss).toBeCloseTo(event.loss, 4));
+    const without = await run(specification({ ...dropping, trainable: { kind: 'lora', rank: 2, alpha: 8 } }));
+    expect(Math.abs(without.events[4]!.loss - first.events[4]!.loss)).toBeGreaterThan(1e-4);
+    // B is zero at first, so that dropping inputs of A changes nothing yet.
+    expect(without.events[0]!.loss).toBeCloseTo(first.events[0]!.loss, 5);
+  });
+});
+
+describe('DoRA', () => {
+  const dora: StageSpecification = { ...LORA, trainable: { kind: 'lora', rank: 2, alpha: 8, targetModules: ['q_proj', 'down_proj'], dora: true } };
+
+  test('begins as no change, and gives the changed weights merged', async () => {
+    const { config, weights } = checkpoint;
+    const lease = new TrainingHost(runtime).lease({ key: 'dora', config, weights });
+    const working = new WorkingModel(lease);
+    const logitsNow = async (): Promise<Float32Array> => {
+      const pass = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: 16 });
+      const result = (await pass.logits([5, 9, 33, 70, 12], [1, 4])).slice();
+      pass.dispose();
+      return result;
+    };
+    const before = await logitsNow();
+    const stage = checkTuning(specification(dora), config)[0]!;
+    const begun = await beginStage(working, config, stage, 3);
+    expect(largestDifference(await logitsNow(), before)).toBeLessThanOrEqual(1e-5);
+    const rows = [[5, 9, 33, 70], [12, 9, 8, 7]].map((tokens) => tokenRow({ tokens, lossMask: [true, true, true, true] })!);
+    await trainStage({ ...begun, lease, stage, stageIndex: 0, rows, seed: 3, emit: () => undefined, signal: undefined });
+    const unmerged = await logitsNow();
+    expect(largestDifference(unmerged, before)).toBeGreaterThan(1e-2);
+    const content = (await working.content()) as VariantInput;
+    expect(content.kind).toBe('variant');
+    expect([...content.tensors.keys()].sort()).toEqual([0, 1].flatMap((i) => [`model.layers.${i}.mlp.down_proj.weight`, `model.layers.${i}.self_attn.q_proj.weight`]));
+    expect(largestDifference(await logits(content), unmerged)).toBeLessThanOrEqual(1e-5);
+    await lease.release();
+  });
+
+  test('is trained on by a later stage that selects it again, and merged before plain LoRA', async () => {
+    const still = { steps: 1, learningRate: 1e-12 };
+    const once = (await run(specification(dora))).result.content;
+    const again = (await run(specification(dora, { ...dora, ...still }))).result.content;
+    expect(largestDifference(await logits(again), await logits(once))).toBeLessThanOrEqual(1e-5);
+    const plain = (await run(specification(dora, { ...LORA, ...still }))).result.content;
+    expect(largestDifference(await logits(plain), await logits(once))).toBeLessThanOrEqual(1e-5);
+  });
+});
+
+test('a least rate, decay by layer and groups reach the optimizer', async () => {
+  const stage: StageSpecification = {
+    ...LORA, trainable: { kind: 'full' }, steps: 1, learningRate: 1e-3, weightDecay: 0, maxGradientNorm: 0, layerDecay: 0.25, rateGroups: [{ pattern: 'model.norm.weight', multiplier: 8 }],
+    schedule: { kind: 'constant' },
+  };
+  const { result } = await run(specification(stage));
+  const moved = async (name: string): Promise<number> => {
+    const before = await checkpoint.weights.float32(name);
+    return largestDifference((result.content as VariantInput).tensors.get(name)!.data as Float32Array, before);
+  };
+  // The first step of AdamW moves an element by the rate, unless its gradient is tiny.
+  expect(await moved('model.layers.1.mlp.up_proj.weight')).toBeCloseTo(1e-3, 6);
+  expect(await moved('model.layers.0.mlp.up_proj.weight')).toBeCloseTo(0.25e-3, 6);
+  expect(await moved('model.norm.weight')).toBeCloseTo(8e-3, 6);
 });
 
 describe('stages', () => {

@@ -56,18 +56,73 @@ describe('whole tensors', () => {
   });
 });
 
+describe('ranges, exceptions and biases', () => {
+  test('a range holds both its ends, and may stand beside indices', () => {
+    expect(tensors({ kind: 'layers', indices: [{ first: 1, last: 2 }] })).toHaveLength(18);
+    expect(tensors({ kind: 'layers', indices: [{ first: 0, last: 1 }, 1, 2] })).toEqual(tensors({ kind: 'layers', indices: [0, 1, 2] }));
+    expect(violations({ kind: 'layers', indices: [{ first: 2, last: 1 }, { first: 1, last: 3 }] })).toEqual({
+      'trainable.indices[0]': 'the first layer, 2, comes after the last, 1',
+      'trainable.indices[1]': 'the model has layers 0 to 2, not 1 to 3',
+    });
+  });
+
+  test('an exception freezes patterns and layers, and nothing that is selected beside it', () => {
+    const except = { kind: 'except', of: { kind: 'full' }, patterns: ['*.mlp.*', 'model.embed_tokens.weight'], layers: [{ first: 0, last: 1 }] } as const;
+    expect(tensors(except)).toEqual([
+      'model.layers.2.input_layernorm.weight', 'model.layers.2.post_attention_layernorm.weight',
+      ...['k', 'o', 'q', 'v'].map((m) => `model.layers.2.self_attn.${m}_proj.weight`), 'model.norm.weight',
+    ]);
+    expect(tensors({ kind: 'union', of: [except, { kind: 'names', patterns: ['model.embed_tokens.weight'] }] })).toContain('model.embed_tokens.weight');
+    const { lora } = selectTrainable(CONFIG, { kind: 'except', of: { kind: 'lora', rank: 2 }, patterns: ['*.self_attn.*'], layers: [2] });
+    expect([...lora.keys()]).toEqual([0, 1].flatMap((i) => ['gate', 'up', 'down'].map((m) => `model.layers.${i}.mlp.${m}_proj`)));
+  });
+
+  test('an exception that says nothing, matches nothing or leaves nothing is refused', () => {
+    expect(violations({ kind: 'except', of: { kind: 'full' } })).toEqual({ trainable: 'excepts nothing: give patterns or layers' });
+    expect(violations({ kind: 'except', of: { kind: 'lastLayers', layers: 1 }, patterns: ['model.layers.0.*'] })).toEqual({
+      'trainable.patterns[0]': "nothing selected matches 'model.layers.0.*'",
+    });
+    expect(violations({ kind: 'except', of: { kind: 'lora', rank: 2 }, patterns: ['*'] })).toEqual({ trainable: 'leaves nothing to train' });
+    expect(violations({ kind: 'except', of: { kind: 'layers', indices: [7] }, layers: [0] })).toEqual({ 'trainable.of.indices[0]': 'the model has layers 0 to 2, not 7' });
+  });
+
+  test('biases are those inside the chosen layers, and refused where there are none', () => {
+    expect(tensors({ kind: 'components', components: ['biases'], layers: [2] }, UNTIED)).toEqual(['k', 'o', 'q', 'v'].map((m) => `model.layers.2.self_attn.${m}_proj.bias`));
+    expect(violations({ kind: 'components', components: ['biases'] })).toEqual({ 'trainable.components': 'the model has no biases there' });
+  });
+});
+
 describe('LoRA', () => {
   test('all linear layers by default, alpha twice the rank, scaling alpha / rank', () => {
     const { lora, tensors: whole } = selectTrainable(CONFIG, { kind: 'lora', rank: 4 });
     expect(lora.size).toBe(21);
     expect(whole.size).toBe(0);
-    expect(lora.get('model.layers.1.mlp.down_proj')).toEqual({ rank: 4, alpha: 8, scaling: 2 });
+    expect(lora.get('model.layers.1.mlp.down_proj')).toEqual({ rank: 4, alpha: 8, scaling: 2, dropout: 0, dora: false });
   });
 
   test('target modules by short or long name, layers, and rank-stabilized scaling', () => {
     const { lora } = selectTrainable(CONFIG, { kind: 'lora', rank: 16, alpha: 32, targetModules: ['q_proj', 'self_attn.v_proj'], layers: [2], rsLora: true });
     expect([...lora.keys()]).toEqual(['model.layers.2.self_attn.q_proj', 'model.layers.2.self_attn.v_proj']);
     expect(lora.get('model.layers.2.self_attn.q_proj')?.scaling).toBe(8);
+  });
+
+  test('patterns set ranks and alphas by the end of a name; the first that matches counts, the scaling follows', () => {
+    const modulePatterns = [
+      { pattern: 'layers.1.self_attn.q_proj', rank: 2 },
+      { pattern: 'q_proj', rank: 6, alpha: 3 },
+      { pattern: 'layers.2.*', alpha: 12 },
+    ];
+    const { lora } = selectTrainable(CONFIG, { kind: 'lora', rank: 4, alpha: 8, targetModules: ['q_proj', 'k_proj'], modulePatterns, dropout: 0.1, dora: true });
+    const of = (layer: number, module: string): unknown => lora.get(`model.layers.${layer}.self_attn.${module}`);
+    const common = { dropout: 0.1, dora: true };
+    expect(of(0, 'q_proj')).toEqual({ rank: 6, alpha: 3, scaling: 0.5, ...common });
+    expect(of(1, 'q_proj')).toEqual({ rank: 2, alpha: 3, scaling: 1.5, ...common });
+    expect(of(1, 'k_proj')).toEqual({ rank: 4, alpha: 8, scaling: 2, ...common });
+    expect(of(2, 'k_proj')).toEqual({ rank: 4, alpha: 12, scaling: 3, ...common });
+    expect(violations({ kind: 'lora', rank: 4, targetModules: ['q_proj'], modulePatterns: [{ pattern: 'proj', rank: 1 }, { pattern: 'q_proj', rank: 0 }] })).toEqual({
+      'trainable.modulePatterns[1].rank': 'must be an integer of at least 1, not 0',
+      'trainable.modulePatterns[0].pattern': "no module with LoRA matches 'proj'",
+    });
   });
 
   test('a union trains LoRA on one part and whole tensors of another', () => {
@@ -79,9 +134,9 @@ describe('LoRA', () => {
 
 describe('every broken rule is named', () => {
   test('numbers, modules, layers, dropout', () => {
-    expect(violations({ kind: 'lora', rank: 4, alpha: -1, targetModules: ['query'], layers: [3], dropout: 0.1 })).toEqual({
+    expect(violations({ kind: 'lora', rank: 4, alpha: -1, targetModules: ['query'], layers: [3], dropout: 0.95 })).toEqual({
       'trainable.alpha': 'must be above 0, not -1',
-      'trainable.dropout': 'LoRA dropout is not supported; leave it out or set it to 0',
+      'trainable.dropout': 'must be 0 to 0.9, not 0.95',
       'trainable.targetModules[0]': "'query' is not one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
       'trainable.layers[0]': 'the model has layers 0 to 2, not 3',
     });
