@@ -31,6 +31,8 @@ export interface LayerKind {
   readonly inputGradient: boolean;
   /** 'linear' keeps what the linear layers and attention read; 'layer' keeps nothing and recomputes. */
   readonly saved: 'linear' | 'layer';
+  /** Rows hold several sequences: the mask is [B,1,1,T,T], each row's own, instead of [T,T]. */
+  readonly packed?: boolean;
 }
 
 /** A value that the forward segment hands to the backward segment of the same layer. */
@@ -81,8 +83,8 @@ export function layerParameters(config: DecoderConfig, lora: LayerKind['lora']):
 const PREFIX = 'layer';
 
 /** A forward-only layer: same inputs as the forward segment, output y alone. */
-export function layerForward(config: DecoderConfig, lora: LayerKind['lora']): Graph {
-  const lowering = new TrainingLowering(config, lora, new Set());
+export function layerForward(config: DecoderConfig, lora: LayerKind['lora'], packed = false): Graph {
+  const lowering = new TrainingLowering(config, lora, new Set(), packed);
   const y = lowering.build();
   return extract(lowering.graph, { name: 'layer-forward-only', outputs: [y], stopAt: [] });
 }
@@ -95,7 +97,7 @@ export function layerSegments(config: DecoderConfig, kind: LayerKind): LayerSegm
 }
 
 function differentiate(config: DecoderConfig, kind: LayerKind, adding: boolean): Omit<LayerSegments, 'backwardAdding'> {
-  const lowering = new TrainingLowering(config, kind.lora, adding ? kind.trainable : new Set());
+  const lowering = new TrainingLowering(config, kind.lora, adding ? kind.trainable : new Set(), kind.packed === true);
   const { graph } = lowering;
   const y = lowering.build();
   const dy = graph.input('dy', 'float32', [TOKENS, config.hiddenSize]);
@@ -126,13 +128,13 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   private readonly sin: Value;
   private readonly mask: Value;
 
-  constructor(private readonly config: DecoderConfig, private readonly lora: LayerKind['lora'], adding: ReadonlySet<string>) {
+  constructor(private readonly config: DecoderConfig, private readonly lora: LayerKind['lora'], adding: ReadonlySet<string>, packed: boolean) {
     const { graph } = this;
     graph.input('x', 'float32', [TOKENS, config.hiddenSize]);
     this.positions = graph.input('positions', 'int64', ['B', 'T']);
     this.cos = graph.input('cos', 'float32', ['P', config.headDim / 2]);
     this.sin = graph.input('sin', 'float32', ['P', config.headDim / 2]);
-    this.mask = graph.input('mask', 'float32', ['T', 'T']);
+    this.mask = graph.input('mask', 'float32', packed ? ['B', 1, 1, 'T', 'T'] : ['T', 'T']);
     const parameters = layerParameters(config, lora);
     for (const [name, shape] of parameters) {
       graph.input(name, 'float32', shape);

@@ -149,6 +149,7 @@ function readStage(stage: proto.TuningStage, path: string, identity: Identity, f
     loss: readLossScope(stage.objective?.lossScope, `${path}.objective.loss_scope`, fields),
     labelTemplate: readLabelTemplate(stage.labelTemplate, `${path}.label_template`, fields),
     savedActivations: readSavedActivations(stage.savedActivations, `${path}.saved_activations`, fields),
+    packing: stage.packing ? true : undefined,
   });
 }
 

@@ -3,6 +3,7 @@
  * larger one comes. Views are made once per size, so that bindings which use them need no rebinding while the size stays.
  */
 import type { Runtime, Tensor } from '../runtime/index.js';
+import type { Place } from './batches.js';
 
 class Buffer {
   private flat: Tensor | undefined;
@@ -59,7 +60,7 @@ export interface ShapeInputs {
   /** float32 [T, D/2]. */
   readonly cos: Tensor;
   readonly sin: Tensor;
-  /** float32 [T,T], added to attention scores: 0 where row may see column, else a number that no softmax survives. */
+  /** float32 [T,T], or [B,1,1,T,T] of packed rows, added to attention scores: 0 where row may see column, else a number that no softmax survives. */
   readonly mask: Tensor;
 }
 
@@ -70,6 +71,23 @@ const CACHED_SHAPES = 16;
 export function causalMask(length: number, slidingWindowTokens = Infinity): Float32Array {
   const mask = new Float32Array(length * length).fill(MASKED);
   for (let row = 0; row < length; row++) mask.fill(0, row * length + Math.max(0, row - slidingWindowTokens + 1), row * length + row + 1);
+  return mask;
+}
+
+/**
+ * Block-diagonal causal masks [B,T,T]: a token sees its own sequence up to itself (or within the window); padding sees itself.
+ * `places` are the sequences' flat positions and lengths.
+ */
+export function packedMask(rows: number, length: number, places: readonly Place[], slidingWindowTokens = Infinity): Float32Array {
+  const mask = new Float32Array(rows * length * length).fill(MASKED);
+  for (let position = 0; position < rows * length; position++) mask[position * length + (position % length)] = 0;
+  for (const { start, length: size } of places) {
+    for (let t = 0; t < size; t++) {
+      const row = (start + t) * length;
+      const first = start % length;
+      mask.fill(0, row + first + Math.max(0, t - slidingWindowTokens + 1), row + first + t + 1);
+    }
+  }
   return mask;
 }
 
@@ -103,6 +121,23 @@ export class ShapeInputsCache {
       cos: this.cos.view([length, this.halfWidth]),
       sin: this.sin.view([length, this.halfWidth]),
       mask: this.runtime.from(causalMask(length, this.slidingWindowTokens), 'float32', [length, length]),
+    };
+    this.shapes.set(key, inputs);
+    return inputs;
+  }
+
+  /** Inputs of packed rows: positions from 0 in every sequence, and masks of their own. Good until the next call. */
+  packed(rows: number, length: number, places: readonly Place[]): ShapeInputs {
+    const key = 'packed';
+    if (this.shapes.has(key)) this.forget(key);
+    const positions = this.runtime.empty('int64', [rows, length]);
+    const data = positions.data as BigInt64Array;
+    for (const { start, length: size } of places) for (let t = 0; t < size; t++) data[start + t] = BigInt(t);
+    const inputs = {
+      positions,
+      cos: this.cos.view([length, this.halfWidth]),
+      sin: this.sin.view([length, this.halfWidth]),
+      mask: this.runtime.from(packedMask(rows, length, places, this.slidingWindowTokens), 'float32', [rows, 1, 1, length, length]),
     };
     this.shapes.set(key, inputs);
     return inputs;

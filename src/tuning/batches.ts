@@ -70,27 +70,60 @@ export interface MicroBatch {
   readonly lossTargets: BigInt64Array;
   /** Tokens fed, padding not counted. */
   readonly fedTokens: number;
+  /** Where each of the rows lies, in the order in which they were given: flat position b·T + t and length. */
+  readonly places: readonly Place[];
 }
 
-/** Lays rows out as one micro-batch. */
+export interface Place {
+  readonly start: number;
+  readonly length: number;
+}
+
+const padded = (length: number): number => Math.ceil(length / LENGTH_MULTIPLE) * LENGTH_MULTIPLE;
+
+/** Lays rows out as one micro-batch, a sequence a row. */
 export function layOut(rows: readonly TokenRow[]): MicroBatch {
-  const longest = Math.max(...rows.map((row) => row.inputs.length));
-  const length = Math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE;
-  const tokens = new BigInt64Array(rows.length * length);
+  const length = padded(Math.max(...rows.map((row) => row.inputs.length)));
+  return layOutAt(rows, rows.map((row, b) => ({ start: b * length, length: row.inputs.length })), rows.length, length);
+}
+
+/**
+ * Lays rows out as one micro-batch whose rows hold several sequences one after another (first fit, longest first), as many as fit into
+ * the length of the longest. Sequences must not see each other: attention needs `places`.
+ */
+export function pack(rows: readonly TokenRow[]): MicroBatch {
+  const longest = padded(Math.max(...rows.map((row) => row.inputs.length)));
+  const used: number[] = [];
+  const bins: { bin: number; start: number; length: number }[] = [];
+  const order = rows.map((_, i) => i).sort((a, b) => rows[b]!.inputs.length - rows[a]!.inputs.length);
+  for (const i of order) {
+    const size = rows[i]!.inputs.length;
+    const found = used.findIndex((taken) => taken + size <= longest);
+    const bin = found === -1 ? used.push(0) - 1 : found;
+    bins[i] = { bin, start: used[bin]!, length: size };
+    used[bin]! += size;
+  }
+  const length = padded(Math.max(...used));
+  return layOutAt(rows, bins.map(({ bin, start, length: size }) => ({ start: bin * length + start, length: size })), used.length, length);
+}
+
+function layOutAt(rows: readonly TokenRow[], places: readonly Place[], rowCount: number, length: number): MicroBatch {
+  const tokens = new BigInt64Array(rowCount * length);
   const lossCount = rows.reduce((sum, row) => sum + row.lossTokens, 0);
   const lossPositions = new BigInt64Array(lossCount);
   const lossTargets = new BigInt64Array(lossCount);
   let next = 0;
-  rows.forEach((row, b) => {
+  const inOrder = rows.map((row, i) => ({ row, start: places[i]!.start })).sort((a, b) => a.start - b.start);
+  for (const { row, start } of inOrder) {
     row.inputs.forEach((token, t) => {
-      tokens[b * length + t] = BigInt(token);
+      tokens[start + t] = BigInt(token);
       if (row.counts[t] !== 1) return;
-      lossPositions[next] = BigInt(b * length + t);
+      lossPositions[next] = BigInt(start + t);
       lossTargets[next] = BigInt(row.targets[t]!);
       next += 1;
     });
-  });
-  return { rows: rows.length, length, tokens, lossPositions, lossTargets, fedTokens: rows.reduce((sum, row) => sum + row.inputs.length, 0) };
+  }
+  return { rows: rowCount, length, tokens, lossPositions, lossTargets, fedTokens: rows.reduce((sum, row) => sum + row.inputs.length, 0), places };
 }
 
 /**

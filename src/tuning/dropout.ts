@@ -8,9 +8,10 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Xoshiro128 } from '../common/random.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
+import type { MicroBatch } from './batches.js';
 import { randomStream } from './random.js';
 
-/** The stream of a row (its place in the micro-batch) and a full module name. */
+/** The stream of a row (its number among those of the micro-batch) and a full module name. */
 export type RandomOfRow = (row: number, module: string) => Xoshiro128;
 
 export function dropoutStream(seed: number, stage: number, step: number, row: number, module: string): Xoshiro128 {
@@ -56,8 +57,8 @@ export class DropoutMasks {
     return [...this.masks.values()].reduce((sum, { width }) => sum + width, 0);
   }
 
-  /** Draws every mask for a micro-batch of rows · length positions; lets the event loop run between modules. */
-  async draw(rows: number, length: number, randomOf: RandomOfRow | undefined): Promise<void> {
+  /** Draws every mask for a micro-batch, sequence by sequence; lets the event loop run between modules. */
+  async draw({ rows, length, places }: Pick<MicroBatch, 'rows' | 'length' | 'places'>, randomOf: RandomOfRow | undefined): Promise<void> {
     for (const [module, mask] of this.masks) {
       if (randomOf === undefined) throw new Error(`${module} has dropout, and no random numbers were given`);
       if (mask.tensor?.shape[0] !== rows * length) {
@@ -65,8 +66,9 @@ export class DropoutMasks {
         mask.tensor = this.runtime.empty('uint8', [rows * length, mask.width]);
       }
       const data = mask.tensor.data as Uint8Array;
-      const size = length * mask.width;
-      for (let row = 0; row < rows; row++) fillMask(data.subarray(row * size, (row + 1) * size), mask.threshold, randomOf(row, module));
+      for (const [row, place] of places.entries()) {
+        fillMask(data.subarray(place.start * mask.width, (place.start + place.length) * mask.width), mask.threshold, randomOf(row, module));
+      }
       await nextTurn();
     }
   }

@@ -33,6 +33,9 @@ export interface StageModel {
   readonly dropout: ReadonlyMap<string, number>;
 }
 
+/** `saved` as in LayerKind; `packed`: rows hold several sequences. */
+export type LayerOptions = Required<Pick<LayerKind, 'saved' | 'packed'>>;
+
 interface Step {
   readonly session: Session;
   readonly binding: Binding;
@@ -54,9 +57,9 @@ export class LayerPass {
   ) {}
 
   /** `lowest`: index of the lowest layer below which nothing is trained (−1 when the embedding is); layers under it run forward only. */
-  static async create(lease: BaseLease, model: StageModel, index: number, lowest: number, savedActivations: LayerKind['saved'], masks: DropoutMasks): Promise<LayerPass> {
+  static async create(lease: BaseLease, model: StageModel, index: number, lowest: number, options: LayerOptions, masks: DropoutMasks): Promise<LayerPass> {
     const { config } = lease;
-    const kind = kindOf(config, model, index, lowest, savedActivations, masks);
+    const kind = kindOf(config, model, index, lowest, options, masks);
     const tensors = await layerTensors(config, model, index, kind.lora);
     const lora = [...kind.lora].map(([module, { rank, scaling, dora, dropoutScale }]) => `${module}/${rank}/${scaling}/${dora === true ? 'dora' : ''}/${dropoutScale ?? ''}`).join(',');
     const withWeights = (step: Step): Step => {
@@ -67,11 +70,11 @@ export class LayerPass {
       return step;
     };
     if (index < lowest || model.parameters === undefined) {
-      const session = await lease.session(`layer:${lora}`, () => layerForward(config, kind.lora));
+      const session = await lease.session(`layer:${lora}:${options.packed}`, () => layerForward(config, kind.lora, kind.packed));
       return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks);
     }
     const segments = layerSegments(config, kind);
-    const key = `${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}`;
+    const key = `${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}`;
     const forward = withWeights(bind(await lease.session(`layer-forward:${key}`, () => segments.forward)));
     const backward = withWeights(bind(await lease.session(`layer-backward:${key}`, () => segments.backward)));
     const adding = withWeights(bind(await lease.session(`layer-backward-adding:${key}`, () => segments.backwardAdding)));
@@ -128,7 +131,7 @@ export class LayerPass {
   }
 }
 
-function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest: number, saved: LayerKind['saved'], masks: DropoutMasks): LayerKind {
+function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest: number, options: LayerOptions, masks: DropoutMasks): LayerKind {
   const prefix = layerPrefix(index);
   const lora = new Map<LinearModule, LoraKind>();
   for (const module of LINEAR_MODULES) {
@@ -139,7 +142,7 @@ function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest:
   }
   const names = [...layerParameters(config, lora).keys()];
   const trainable = new Set(names.filter((local) => model.parameters?.has(`${prefix}.${local}`) === true));
-  return { lora, trainable, inputGradient: index > lowest, saved };
+  return { lora, trainable, inputGradient: index > lowest, ...options };
 }
 
 /** This layer's tensors under their local names. */

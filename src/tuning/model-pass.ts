@@ -18,6 +18,8 @@ export interface PassOptions {
   readonly savedActivations: SavedActivations;
   /** Longest micro-batch, padding included. */
   readonly maxLengthTokens: number;
+  /** Micro-batches hold several sequences a row. */
+  readonly packed?: boolean;
 }
 
 export class ModelPass {
@@ -32,6 +34,7 @@ export class ModelPass {
     /** First layer with a backward run; layers.length when only the head is trained. */
     private readonly lowest: number,
     private readonly masks: DropoutMasks,
+    private readonly packed: boolean,
   ) {
     this.activations = new Activations(runtime);
   }
@@ -42,9 +45,9 @@ export class ModelPass {
     const head = await HeadPass.create(lease, model, lowest < config.layers);
     const layers: LayerPass[] = [];
     const masks = new DropoutMasks(runtime, config, model.dropout);
-    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, options.savedActivations, masks));
+    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true }, masks));
     const shapes = new ShapeInputsCache(runtime, ropeTables(config, options.maxLengthTokens), config.headDim / 2, config.slidingWindowTokens);
-    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks);
+    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true);
   }
 
   /** Bytes of activations that one token of a micro-batch keeps between forward and backward. */
@@ -59,7 +62,7 @@ export class ModelPass {
    */
   async gradients(batch: MicroBatch, scale: number, adding: boolean, signal: AbortSignal | undefined, randomOf?: RandomOfRow): Promise<number> {
     const shape = this.prepare(batch);
-    await this.masks.draw(batch.rows, batch.length, randomOf);
+    await this.masks.draw(batch, randomOf);
     const x = await this.forward(batch, shape, signal);
     let dy = this.matrix('gradient/0');
     let dx = this.matrix('gradient/1');
@@ -79,7 +82,7 @@ export class ModelPass {
 
   /** Logits of one row of tokens, [positions.length, V], row-major. */
   async logits(tokens: readonly number[], positions: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
-    const batch = { rows: 1, length: tokens.length, tokens: BigInt64Array.from(tokens, BigInt) };
+    const batch = { rows: 1, length: tokens.length, tokens: BigInt64Array.from(tokens, BigInt), places: [{ start: 0, length: tokens.length }] };
     return this.head.logits(await this.forward(batch, this.prepare(batch), signal), positions, signal);
   }
 
@@ -91,8 +94,9 @@ export class ModelPass {
     this.activations.dispose();
   }
 
-  private prepare(batch: Pick<MicroBatch, 'rows' | 'length'>): ShapeInputs {
+  private prepare(batch: Pick<MicroBatch, 'rows' | 'length' | 'places'>): ShapeInputs {
     this.activations.resize(batch.rows * batch.length);
+    if (this.packed) return this.shapes.packed(batch.rows, batch.length, batch.places);
     return this.shapes.get(batch.rows, batch.length);
   }
 

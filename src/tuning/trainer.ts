@@ -6,7 +6,7 @@
 import { LoricaError } from '../common/errors.js';
 import { systemClock, type Clock } from '../common/clock.js';
 import { processMemory } from '../runtime/index.js';
-import { cutByTokens, layOut, LENGTH_MULTIPLE, planEpoch, stepsPerEpoch, type TokenRow } from './batches.js';
+import { cutByTokens, layOut, LENGTH_MULTIPLE, pack, planEpoch, stepsPerEpoch, type TokenRow } from './batches.js';
 import { dropoutStream } from './dropout.js';
 import type { StepEvent } from './events.js';
 import type { StageModel } from './layer-pass.js';
@@ -67,7 +67,7 @@ export async function trainStage(input: StageInput): Promise<StageOutcome> {
   let pass: ModelPass | undefined;
   let optimizer: AdamW | undefined;
   try {
-    pass = await ModelPass.create(lease, model, { savedActivations: stage.savedActivations, maxLengthTokens: longestPadded(rows) });
+    pass = await ModelPass.create(lease, model, { savedActivations: stage.savedActivations, maxLengthTokens: longestPadded(rows), packed: stage.packing });
     optimizer = await AdamW.create(lease, model.parameters, stage);
     return await loop(input, pass, optimizer);
   } finally {
@@ -93,7 +93,8 @@ async function loop(input: StageInput, pass: ModelPass, optimizer: AdamW): Promi
       let lossSum = 0;
       let tokens = 0;
       for (const [i, indices] of cutByTokens(batches, lengths, maxTokens).entries()) {
-        const batch = layOut(indices.map((row) => rows[row]!));
+        const chosen = indices.map((row) => rows[row]!);
+        const batch = stage.packing ? pack(chosen) : layOut(chosen);
         lossSum += await pass.gradients(batch, 1 / lossTokens, i > 0, signal, (row, module) => dropoutStream(input.seed, input.stageIndex, step, indices[row]!, module));
         tokens += batch.fedTokens;
       }

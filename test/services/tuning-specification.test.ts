@@ -123,6 +123,7 @@ describe('readTuningSpecification', () => {
       stages: [
         stage({
           trainable: { selection: { $case: 'lora', value: lora }, exclude: ['*.k_proj'], excludeLayers: [{ first: 2, last: 2 }] },
+          packing: true,
           optimizer: { autoLearningRate: true, layerDecay: 0.9, rateGroups: [{ pattern: '*.lora_B.weight', multiplier: 16 }] },
           schedule: { kind: proto.ScheduleKind.SCHEDULE_KIND_COSINE, leastRatio: 0.1 },
         }),
@@ -136,6 +137,7 @@ describe('readTuningSpecification', () => {
         patterns: ['*.k_proj'],
         layers: [{ first: 2, last: 2 }],
       },
+      packing: true,
       learningRate: 'auto',
       layerDecay: 0.9,
       rateGroups: [{ pattern: '*.lora_B.weight', multiplier: 16 }],

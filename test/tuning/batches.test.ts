@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
-import { layOut, planEpoch, stepsPerEpoch, tokenRow } from '../../src/tuning/batches.js';
+import { packedMask } from '../../src/tuning/activations.js';
+import { layOut, pack, planEpoch, stepsPerEpoch, tokenRow } from '../../src/tuning/batches.js';
 import { randomStream } from '../../src/tuning/random.js';
 
 const row = (tokens: number[], from: number) => tokenRow({ tokens, lossMask: tokens.map((_, i) => i >= from) })!;
@@ -50,4 +51,23 @@ test('a micro-batch is padded on the right to a multiple of 8, and loss position
   expect([...batch.tokens.slice(0, 5)]).toEqual([1n, 2n, 3n, 0n, 0n]);
   expect([...batch.lossPositions]).toEqual([1n, 2n, 25n]);
   expect([...batch.lossTargets]).toEqual([3n, 4n, 20n]);
+});
+
+test('packing puts rows one after another into the length of the longest, first fit, and keeps their order in `places`', () => {
+  const rows = [3, 16, 9, 5].map((length, i) => row(Array.from({ length: length + 1 }, (_, t) => 100 * (i + 1) + t), length));
+  const batch = pack(rows);
+  expect([batch.rows, batch.length, batch.fedTokens]).toEqual([3, 16, 33]);
+  expect(batch.places).toEqual([{ start: 32, length: 3 }, { start: 0, length: 16 }, { start: 16, length: 9 }, { start: 25, length: 5 }]);
+  batch.places.forEach(({ start, length }, i) => expect([...batch.tokens.slice(start, start + length)]).toEqual([...rows[i]!.inputs].map(BigInt)));
+  expect([...batch.lossPositions]).toEqual([15n, 24n, 29n, 34n]);
+  expect([...batch.lossTargets]).toEqual([216n, 309n, 405n, 103n]);
+});
+
+test('the mask of packed rows is causal within a sequence and closed between them; padding sees itself', () => {
+  const open = (window?: number): string[] => {
+    const mask = packedMask(2, 4, [{ start: 0, length: 2 }, { start: 2, length: 2 }, { start: 4, length: 3 }], window);
+    return Array.from({ length: 8 }, (_, i) => [...mask.slice(4 * i, 4 * i + 4)].map((value) => (value === 0 ? 'x' : '.')).join(''));
+  };
+  expect(open()).toEqual(['x...', 'xx..', '..x.', '..xx', 'x...', 'xx..', 'xxx.', '...x']);
+  expect(open(2)).toEqual(['x...', 'xx..', '..x.', '..xx', 'x...', 'xx..', '.xx.', '...x']);
 });

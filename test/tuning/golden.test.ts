@@ -6,7 +6,7 @@ import { openCheckpoint, type Checkpoint } from '../../src/models/checkpoint.js'
 import type { DecoderConfig } from '../../src/models/config.js';
 import { Runtime } from '../../src/runtime/index.js';
 import { parseSafetensors } from '../../src/tensor/safetensors.js';
-import { layOut, tokenRow, type TokenRow } from '../../src/tuning/batches.js';
+import { layOut, pack, tokenRow, type TokenRow } from '../../src/tuning/batches.js';
 import { dropoutStream, type RandomOfRow } from '../../src/tuning/dropout.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
 import { beginStage } from '../../src/tuning/run.js';
@@ -112,15 +112,20 @@ describe.each(Object.keys(SELECTIONS))('%s', (label) => {
   const folder = label.startsWith('tiny-') ? label : 'tiny-llama';
   const golden = GOLDEN.cases[label]!;
 
-  test.each(['linear', 'layer'] as SavedActivations[])('every gradient, keeping %s inputs, is that of PyTorch', async (savedActivations) => {
+  test.each<[SavedActivations, 'packed' | 'unpacked']>([
+    ['linear', 'unpacked'],
+    ['layer', 'unpacked'],
+    ['linear', 'packed'],
+  ])('every gradient, keeping %s inputs of %s rows, is that of PyTorch', async (savedActivations, form) => {
     const { checkpoint, lease, release } = await leaseOf(folder);
     const { model } = await begin(label, checkpoint, lease);
-    const pass = await ModelPass.create(lease, model, { savedActivations, maxLengthTokens: 64 });
+    const pass = await ModelPass.create(lease, model, { savedActivations, maxLengthTokens: 64, packed: form === 'packed' });
     const scale = 1 / ROWS.reduce((sum, row) => sum + row.lossTokens, 0);
     const masks = (first: number): RandomOfRow => (row, module) => dropoutStream(settings.seed, 0, 1, first + row, module);
+    const lay = form === 'packed' ? pack : layOut;
     // Two micro-batches: the second adds to the first's gradients.
-    await pass.gradients(layOut(ROWS.slice(0, 4)), scale, false, undefined, masks(0));
-    await pass.gradients(layOut(ROWS.slice(4)), scale, true, undefined, masks(4));
+    await pass.gradients(lay(ROWS.slice(0, 4)), scale, false, undefined, masks(0));
+    await pass.gradients(lay(ROWS.slice(4)), scale, true, undefined, masks(4));
     expect([...model.parameters.names].sort()).toEqual(golden.parameters);
     for (const name of golden.parameters) {
       const want = TENSORS.get(`${gradientsOf(label)}/gradient/${name}`)!.data as Float32Array;

@@ -93,6 +93,16 @@ describe('a job', () => {
     whole.events.forEach((event, i) => expect(cut.events[i]!.loss).toBeCloseTo(event.loss, 4));
   });
 
+  test('does not depend on packing, with dropout or without', async () => {
+    for (const dropout of [0, 0.3]) {
+      const stage: StageSpecification = { ...LORA, trainable: { kind: 'lora', rank: 2, alpha: 8, dropout }, batchSize: 7 };
+      const unpacked = await run(specification(stage));
+      const packed = await run(specification({ ...stage, packing: true }));
+      packed.events.forEach((event, i) => expect(Math.abs(event.loss - unpacked.events[i]!.loss)).toBeLessThanOrEqual(1e-5));
+      expect(packed.events.map((event) => [event.tokens, event.lossTokens])).toEqual(unpacked.events.map((event) => [event.tokens, event.lossTokens]));
+    }
+  });
+
   test('gives only what it trained: LoRA modules, or changed tensors', async () => {
     const lora = (await run(specification(LORA))).result.content;
     expect(lora.kind === 'lora' && [...lora.modules.keys()]).toEqual([0, 1].flatMap((i) => [`model.layers.${i}.self_attn.q_proj`, `model.layers.${i}.mlp.down_proj`]));

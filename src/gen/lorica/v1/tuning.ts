@@ -355,6 +355,11 @@ export interface TuningStage {
     | undefined;
   /** What is kept between forward and backward. Default: linear. */
   savedActivations: SavedActivations;
+  /**
+   * Put several short rows of a pass one after another into the length of the longest, each seeing only itself. Saves padding where lengths
+   * within a pass differ much; never changes what a step computes. Default false.
+   */
+  packing: boolean;
 }
 
 /** A selection of trainable parameters. */
@@ -733,6 +738,7 @@ function createBaseTuningStage(): TuningStage {
     maxLengthTokens: undefined,
     labelTemplate: undefined,
     savedActivations: SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
+    packing: false,
   };
 }
 
@@ -775,6 +781,9 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.savedActivations !== SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED) {
       writer.uint32(96).int32(savedActivationsToNumber(message.savedActivations));
+    }
+    if (message.packing !== false) {
+      writer.uint32(104).bool(message.packing);
     }
     return writer;
   },
@@ -888,6 +897,14 @@ export const TuningStage: MessageFns<TuningStage> = {
             message.savedActivations = savedActivationsFromJSON(reader.int32());
             continue;
           }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.packing = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -937,6 +954,7 @@ export const TuningStage: MessageFns<TuningStage> = {
         : isSet(object.saved_activations)
         ? savedActivationsFromJSON(object.saved_activations)
         : SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
+      packing: isSet(object.packing) ? globalThis.Boolean(object.packing) : false,
     };
   },
 
@@ -976,6 +994,9 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.savedActivations !== SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED) {
       obj.savedActivations = savedActivationsToJSON(message.savedActivations);
+    }
+    if (message.packing !== false) {
+      obj.packing = message.packing;
     }
     return obj;
   },
@@ -1019,6 +1040,7 @@ export const TuningStage: MessageFns<TuningStage> = {
       ? LabelTemplate.fromPartial(object.labelTemplate)
       : undefined;
     message.savedActivations = object.savedActivations ?? SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED;
+    message.packing = object.packing ?? false;
     return message;
   },
 };
