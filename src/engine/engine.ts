@@ -107,8 +107,8 @@ export class Engine {
   }
 
   /** Loads a target and what generation with it needs, so that the first request does not wait for it. */
-  async preload(target: ResolvedTarget, tenant = ''): Promise<void> {
-    const lease = await this.#acquire(target, tenant);
+  async preload(target: ResolvedTarget): Promise<void> {
+    const lease = await this.#acquire(target);
     try {
       await lease.model.prepareGeneration(lease.adapter !== undefined);
     } finally {
@@ -139,7 +139,7 @@ export class Engine {
   async #score(request: ScoreRequest | ScoreNextRequest, items: readonly ScoringItem[]): Promise<Float64Array[]> {
     const checkpoint = await this.#residency.checkpoint(request.target);
     checkItems(items, checkpoint, this.#residency.contextTokens(checkpoint));
-    const lease = await this.#acquire(request.target, '');
+    const lease = await this.#acquire(request.target);
     const signals = [this.#stopSignal.signal, ...(request.signal === undefined ? [] : [request.signal])];
     const run = { adapter: lease.adapter, lane: request.lane ?? 'evaluation', signal: AbortSignal.any(signals) };
     const running = this.#scoring(lease.model).run(items, run);
@@ -152,9 +152,9 @@ export class Engine {
     }
   }
 
-  async #acquire(target: ResolvedTarget, tenant: string): Promise<Lease> {
+  async #acquire(target: ResolvedTarget): Promise<Lease> {
     if (this.#stopping) throw new LoricaError('UNAVAILABLE', 'SHUTTING_DOWN', 'the server is shutting down');
-    return this.#residency.acquire(target, tenant);
+    return this.#residency.acquire(target);
   }
 
   #scoring(model: ServingModel): Scoring {

@@ -78,8 +78,8 @@ export class Residency {
     return Math.min(this.#input.maxContextTokens, checkpoint.config.maxPositionTokens);
   }
 
-  /** Loads what is missing. `tenant` is who asks, for the count of loads. */
-  async acquire(target: ResolvedTarget, tenant: string): Promise<Lease> {
+  /** Loads what is missing. */
+  async acquire(target: ResolvedTarget): Promise<Lease> {
     const base = await this.#base(target);
     const use = (on: { users: number; lastUsedMs: number }): void => {
       on.users++;
@@ -90,7 +90,7 @@ export class Residency {
       return { model: base.model, adapter: undefined, release: once(() => base.users--) };
     }
     const { adapter } = target;
-    const resident = await this.#cache.acquire(`${baseKey(target)} ${adapter.digest}`, () => this.#load(base.model, adapter, tenant));
+    const resident = await this.#cache.acquire(`${baseKey(target)} ${adapter.digest}`, () => this.#load(base.model, adapter));
     use(base);
     const release = once(() => {
       base.users--;
@@ -150,7 +150,7 @@ export class Residency {
     return { model: new ServingModel({ runtime, checkpoint, weights, form, contextTokens }), users: 0, lastUsedMs: Date.now() };
   }
 
-  async #load(base: ServingModel, adapter: ResolvedAdapter, tenant: string): Promise<ResidentAdapter | Variant> {
+  async #load(base: ServingModel, adapter: ResolvedAdapter): Promise<ResidentAdapter | Variant> {
     const content = await adapter.load();
     if (content.digest !== adapter.digest) {
       throw new LoricaError('DATA_LOSS', 'DIGEST_MISMATCH', `${adapter.name} has digest ${content.digest}, not ${adapter.digest}`);
@@ -158,7 +158,7 @@ export class Residency {
     const loaded = content.kind === 'lora'
       ? await ResidentAdapter.pack(this.#input.runtime, base.checkpoint.id, base.config, adapter.name, adapter.digest, content.modules)
       : await this.#variant(base, adapter, content.tensors);
-    this.#input.onAdapterLoaded(tenant);
+    this.#input.onAdapterLoaded(adapter.tenant);
     return loaded;
   }
 

@@ -94,7 +94,7 @@ export class Scheduler {
   /** Gets the target and the sessions that it needs, while others run. */
   async #prepare(sequence: Sequence): Promise<void> {
     try {
-      const lease = await this.#residency.acquire(sequence.request.target, sequence.tenant);
+      const lease = await this.#residency.acquire(sequence.request.target);
       try {
         await lease.model.prepareGeneration(lease.adapter !== undefined);
       } finally {

@@ -22,6 +22,8 @@ export interface ResolvedTarget {
 export interface ResolvedAdapter {
   /** For labels and residency lists: 'tenants/t/adapters/a'. Never a cache key. */
   readonly name: string;
+  /** Whose it is: its loads are counted there, whether generation, scoring or a preload asks for it first. */
+  readonly tenant: string;
   readonly digest: string;
   /** Reads and verifies the content; called at most once while the digest stays resident. */
   load(): Promise<AdapterContent>;

@@ -60,6 +60,7 @@ export class Targets {
         modelDigest: digest,
         adapter: {
           name: `tenants/${version.tenant}/adapters/${version.adapter}`,
+          tenant: version.tenant,
           digest: version.digest,
           load: () => this.adapters.load(version),
         },

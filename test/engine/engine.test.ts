@@ -28,7 +28,7 @@ function target(adapter?: string): ResolvedTarget {
   const base = { modelId: checkpoint.id, modelDigest: checkpoint.digest };
   if (adapter === undefined) return base;
   const content = contents.get(adapter)!;
-  return { ...base, adapter: { name: `tenants/t/adapters/${adapter}`, digest: content.digest, load: () => { loads.push(adapter); return Promise.resolve(content); } } };
+  return { ...base, adapter: { name: `tenants/t/adapters/${adapter}`, tenant: 't', digest: content.digest, load: () => { loads.push(adapter); return Promise.resolve(content); } } };
 }
 
 async function withEngine<T>(options: EngineOptions, use: (engine: Engine, metrics: ReturnType<typeof createMetrics>) => Promise<T>): Promise<T> {
@@ -223,6 +223,17 @@ describe('generation', () => {
 });
 
 describe('targets', () => {
+  test('every load counts for the tenant whose adapter it is, whoever asks first', async () => {
+    await withEngine({}, async (engine, metrics) => {
+      await engine.score({ target: target('a1'), sequences: [{ tokens: [1, 2, 3], scoreFrom: 1 }] });
+      await collect(engine.generate(request(PROMPTS[0]!, greedy(2), 'a1')));
+      await collect(engine.generate(request(PROMPTS[0]!, greedy(2), 'a2')));
+      await engine.preload(target('a3'));
+      const counted = await metrics.registry.getSingleMetricAsString('lorica_adapter_loads_total');
+      expect(counted.split('\n').filter((line) => !line.startsWith('#'))).toEqual(['lorica_adapter_loads_total{tenant="t"} 3']);
+    });
+  });
+
   test('an adapter is loaded once however many ask, and dropped on demand when idle', async () => {
     await withEngine({}, async (engine) => {
       loads.length = 0;
@@ -248,11 +259,11 @@ describe('targets', () => {
 
   test('an adapter that fails to load or does not fit fails its own request only', async () => {
     await withEngine({}, async (engine) => {
-      const failing = { ...target(), adapter: { name: 'x', digest: 'sha256:x', load: () => Promise.reject(new Error('disk')) } };
+      const failing = { ...target(), adapter: { name: 'x', tenant: 't', digest: 'sha256:x', load: () => Promise.reject(new Error('disk')) } };
       const misfit = randomLora(checkpoint, 5, 4, (module) => module.endsWith('0.mlp.up_proj'));
       const module = misfit.modules.get('model.layers.0.mlp.up_proj')!;
       const wrong = { ...misfit, modules: new Map([['model.layers.0.mlp.up_proj', { ...module, a: module.a.slice(1) }]]) };
-      const misfitting = { ...target(), adapter: { name: 'y', digest: wrong.digest, load: () => Promise.resolve(wrong) } };
+      const misfitting = { ...target(), adapter: { name: 'y', tenant: 't', digest: wrong.digest, load: () => Promise.resolve(wrong) } };
       const [good, bad, worse] = await Promise.allSettled([
         collect(engine.generate(request(PROMPTS[0]!, greedy(5)))),
         collect(engine.generate({ ...request(PROMPTS[0]!, greedy(5)), target: failing })),
@@ -289,7 +300,7 @@ describe('targets', () => {
       const waiting = new Promise<void>((resolve) => {
         loaded = resolve;
       });
-      const slow = { ...target(), adapter: { name: 'slow', digest: content.digest, load: () => waiting.then(() => content) } };
+      const slow = { ...target(), adapter: { name: 'slow', tenant: 't', digest: content.digest, load: () => waiting.then(() => content) } };
       const stream = collect(engine.generate({ ...request(PROMPTS[0]!, greedy(5)), target: slow }));
       await new Promise((resolve) => setTimeout(resolve, 20));
       await engine.stop({ graceMs: 0 });

@@ -40,7 +40,7 @@ function likelihoods(logits: Float32Array, tokens: readonly number[], vocabSize:
 
 function target(checkpoint: Checkpoint, content?: AdapterContent): ResolvedTarget {
   const base = { modelId: checkpoint.id, modelDigest: checkpoint.digest };
-  return content === undefined ? base : { ...base, adapter: { name: 'tenants/t/adapters/a', digest: content.digest, load: () => Promise.resolve(content) } };
+  return content === undefined ? base : { ...base, adapter: { name: 'tenants/t/adapters/a', tenant: 't', digest: content.digest, load: () => Promise.resolve(content) } };
 }
 
 async function withEngine<T>(checkpoint: Checkpoint, options: EngineOptions, use: (engine: Engine) => Promise<T>): Promise<T> {
