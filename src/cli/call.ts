@@ -3,7 +3,7 @@ import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import type { AnyDefinition, MethodDefinition, ServiceDefinition } from '@grpc/proto-loader';
 import { invalidFields, LoricaError } from '../common/errors.js';
 import { loadProtos } from '../services/index.js';
-import { toCallError } from '../client/index.js';
+import { LoricaCallError, toCallError } from '../client/index.js';
 import { JsonMessages, type MessageType } from './json-messages.js';
 
 export interface CallOptions {
@@ -77,10 +77,28 @@ export async function call(method: string, options: CallOptions): Promise<void> 
     });
     options.write(JSON.stringify(messages.toJson(answer, responseType), null, 2));
   } catch (error) {
-    throw toCallError(error);
+    throw unreachable(toCallError(error), options.address);
   } finally {
     client.close();
   }
+}
+
+/** No server, or none that answers gRPC: grpc-js's text is for its developers, so the address and what to do are said here. */
+function unreachable(error: unknown, address: string): unknown {
+  if (!(error instanceof LoricaCallError) || error.code !== 'UNAVAILABLE' || error.reason !== '') return error;
+  const why = /\b(E[A-Z]{4,})\b/.exec(error.message)?.[1] ?? error.message;
+  return new LoricaCallError(
+    {
+      code: error.code,
+      reason: '',
+      message: `no answer from ${address}: ${why}`,
+      violations: [],
+      hint: 'Start a server with "lorica serve", or say where it is with --address or LORICA_ADDRESS.',
+      requestId: '',
+      retryAfterMs: undefined,
+    },
+    error,
+  );
 }
 
 /** 'TuneService/Tune', with or without the package, '/' or '.' between. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The command line: what can be asked for, and how answers and errors are written. The work is in the files beside this one. */
 import { Command, Option } from 'commander';
+import { invalidFields } from '../common/errors.js';
 import { createLogger } from '../common/logger.js';
 import { loadConfig, SETTINGS, type Flags, type SettingKey } from '../config/config.js';
 import { call } from './call.js';
@@ -39,6 +40,13 @@ function run<A extends unknown[]>(work: (...args: A) => Promise<number | undefin
       process.exitCode = 1;
     }
   };
+}
+
+function deadlineMs(seconds: string): number {
+  const value = Number(seconds) * 1000;
+  if (!(value > 0 && value < Infinity))
+    throw invalidFields([{ field: '--deadline', description: `must be seconds above 0, not ${JSON.stringify(seconds)}` }]);
+  return value;
 }
 
 const ALL = SETTINGS.map(({ key }) => key);
@@ -86,7 +94,7 @@ withSettings(program.command('call <method> [json]'), [])
           protoFolder,
           key: options.key,
           tenant: options.tenant,
-          deadlineMs: options.deadline === undefined ? undefined : Number(options.deadline) * 1000,
+          deadlineMs: options.deadline === undefined ? undefined : deadlineMs(options.deadline),
           json: json ?? '',
           input: process.stdin,
           write: out,

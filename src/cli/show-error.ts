@@ -23,7 +23,7 @@ function lines(
   const text =
     violations.length > 0 && (message === joined || message.startsWith(joined.slice(0, 200)))
       ? `${violations.length} invalid field${violations.length === 1 ? '' : 's'}`
-      : message;
+      : message.replace(/\s*\n\s*/g, ' ').trim();
   return [
     `error: ${[code, reason].filter((part, i, all) => part !== '' && all.indexOf(part) === i).join(' ')}: ${text}`,
     ...violations.map(({ field, description }) => `  ${field === '' ? '' : `${field}: `}${description}`),

@@ -4,7 +4,6 @@
  * Invariants: without keys only loopback is listened on; health is SERVING only while calls are taken; a stop loses no job
  * (running ones are queued again) and ends every call with a status.
  */
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { logVerbosity, ServerCredentials, setLogger, setLogVerbosity, type Server } from '@grpc/grpc-js';
 import { AdapterRegistry } from '../adapters/index.js';
@@ -17,7 +16,7 @@ import { JobRunner, JobStore } from '../jobs/index.js';
 import { createMetrics, type Metrics } from '../metrics/metrics.js';
 import { Runtime } from '../runtime/index.js';
 import { authenticateByKey, authenticateForDevelopment, createServices, Targets, type Authenticate } from '../services/index.js';
-import { BlobLedger, openDatabase, openFolderBlobStore, RequestIds, type Database } from '../storage/index.js';
+import { BlobLedger, makeFolder, openDatabase, openFolderBlobStore, RequestIds, type Database } from '../storage/index.js';
 import { TenantStore } from '../tenants/index.js';
 import { TrainingHost } from '../tuning/index.js';
 import { evaluationHandler } from './evaluation-handler.js';
@@ -64,7 +63,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     () => ready,
   );
   opened.push('metrics', () => http.close());
-  await mkdir(config.dataDir, { recursive: true });
+  await makeFolder(config.dataDir);
   const database = await openDatabase(config.databaseUrl === undefined ? { dataDir: config.dataDir } : { url: config.databaseUrl });
   opened.push('database', () => database.close());
   const tenants = await TenantStore.open(database, config.keysFile === undefined ? {} : { keysFile: config.keysFile });

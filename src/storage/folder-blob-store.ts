@@ -10,6 +10,7 @@ import { dirname, join } from 'node:path';
 import { LoricaError } from '../common/errors.js';
 import type { BlobInfo, BlobStore, StagedBlob } from './blob-store.js';
 import { fromDriver } from './database-errors.js';
+import { cannotBeUsed, makeFolder } from './make-folder.js';
 
 const READ_BYTES = 1 << 20;
 const ABANDONED_MS = 24 * 3_600_000;
@@ -23,13 +24,10 @@ type Bytes = AsyncIterable<Uint8Array> | Iterable<Uint8Array> | Uint8Array;
 export async function openFolderBlobStore(folder: string): Promise<BlobStore> {
   const incoming = join(folder, 'incoming');
   try {
-    await mkdir(incoming, { recursive: true });
+    await makeFolder(incoming);
     await removeAbandoned(incoming);
   } catch (error) {
-    throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the blob folder ${folder} cannot be used`, {
-      cause: error,
-      hint: 'Give a folder that this user may write to.',
-    });
+    throw error instanceof LoricaError ? error : cannotBeUsed(folder, error);
   }
   return new FolderBlobStore(folder, incoming);
 }

@@ -8,12 +8,13 @@
  */
 import { PGlite } from '@electric-sql/pglite';
 import { existsSync } from 'node:fs';
-import { mkdir, statfs } from 'node:fs/promises';
+import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoricaError } from '../common/errors.js';
 import type { Database } from './database.js';
 import { fromDriver, storageFull } from './database-errors.js';
 import { FolderLock } from './folder-lock.js';
+import { cannotBeUsed, makeFolder } from './make-folder.js';
 import { OpenTransaction, type Connection } from './transaction.js';
 
 const INT8_OID = 20;
@@ -131,15 +132,12 @@ export class PgliteDatabase implements Database {
 
 async function lockFolder(dataDir: string): Promise<FolderLock> {
   try {
-    await mkdir(dataDir, { recursive: true });
+    await makeFolder(dataDir);
     return await FolderLock.acquire(join(dataDir, 'database.lock'));
   } catch (error) {
     const known = fromDriver(error);
     if (known instanceof LoricaError) throw known;
-    throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the data folder ${dataDir} cannot be written to`, {
-      cause: error,
-      hint: 'Give a folder that this user may write to.',
-    });
+    throw cannotBeUsed(dataDir, error);
   }
 }
 
