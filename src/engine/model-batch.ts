@@ -1,7 +1,8 @@
 /**
  * The sequences of one serving model: those that decode (row i on slot i, no gaps) and those whose prompts are still to be computed,
  * one at a time, in pieces, on the slot after the rows. One call of `step` is one native run and what follows from it.
- * Invariants: a sequence that ended leaves its row before the next run; rows never grow but by a finished prompt.
+ * Invariants: a sequence that ended leaves its row before the next run and is given out as left once, also when a run fails; rows never
+ * grow but by a finished prompt; what fails for one sequence alone (its prompt, its logits, its text) ends that one only.
  */
 import type { Metrics } from '../metrics/metrics.js';
 import { Decode } from './decode.js';
@@ -28,6 +29,8 @@ export class ModelBatch {
   readonly #metrics: BatchMetrics;
   readonly #rows: Sequence[] = [];
   readonly #prompts: Prompt[] = [];
+  /** Taken out, not yet given out. */
+  readonly #left: Sequence[] = [];
   #promptNext = true;
 
   constructor(model: ServingModel, slots: number, chunkTokens: number, metrics: BatchMetrics) {
@@ -53,7 +56,7 @@ export class ModelBatch {
 
   /** One native run: a piece of a prompt and a decode step take turns. Gives the sequences that left the batch. */
   async step(): Promise<readonly Sequence[]> {
-    const left = this.#sweep();
+    this.#sweep();
     const prompt = this.#prompts[0];
     if (prompt !== undefined && (this.#promptNext || this.#rows.length === 0)) {
       this.#promptNext = false;
@@ -62,14 +65,15 @@ export class ModelBatch {
       this.#promptNext = true;
       await this.#decodeRows();
     }
-    return [...left, ...this.#sweep()];
+    this.#sweep();
+    return this.#left.splice(0);
   }
 
-  /** Ends every sequence with `error`; gives them. */
+  /** Ends every sequence with `error`; gives them and those that had left. */
   failAll(error: unknown): readonly Sequence[] {
     const all = [...this.#rows.splice(0), ...this.#prompts.splice(0).map(({ sequence }) => sequence)];
     for (const sequence of all) sequence.fail(error);
-    return all;
+    return [...this.#left.splice(0), ...all];
   }
 
   dispose(): void {
@@ -82,19 +86,21 @@ export class ModelBatch {
     const { sequence } = prompt;
     const { promptTokens, signal } = sequence.request;
     if (prompt.slot < 0) prompt.slot = this.#rows.length;
+    let logits: Float32Array;
     try {
       prompt.done = await this.#prefill.chunk(promptTokens, prompt.done, prompt.slot, sequence.lease!.adapter, signal);
+      if (prompt.done < promptTokens.length || sequence.ended) return;
+      this.#metrics.promptTokensTotal.inc({ tenant: sequence.tenant }, promptTokens.length);
+      logits = await this.#prefill.logits();
     } catch (error) {
-      // An abort terminates the run of the one who aborted; anything else is a failure of the batch.
-      if (signal?.aborted !== true) throw error;
-      sequence.finish('cancelled');
+      // Only this sequence was in the run.
+      if (signal?.aborted === true) sequence.finish('cancelled');
+      else sequence.fail(error);
       return;
     }
-    if (prompt.done < promptTokens.length) return;
-    this.#metrics.promptTokensTotal.inc({ tenant: sequence.tenant }, promptTokens.length);
-    const logits = await this.#prefill.logits();
+    // Cancelled during the run: the next sweep takes it out.
+    if (sequence.ended || !this.#sample(sequence, logits)) return;
     this.#prompts.shift();
-    this.#sample(sequence, logits);
     this.#metrics.timeToFirstTokenSeconds.observe((sequence.firstTokenMs - sequence.acceptedMs) / 1000);
     if (prompt.slot !== this.#rows.length) this.#cache.move(prompt.slot, this.#rows.length, prompt.done);
     this.#rows.push(sequence);
@@ -108,33 +114,37 @@ export class ModelBatch {
     rows.forEach((sequence, row) => {
       if (sequence.ended) return;
       const before = sequence.lastTokenMs;
-      this.#sample(sequence, logits[row]!);
-      this.#metrics.interTokenSeconds.observe((sequence.lastTokenMs - before) / 1000);
+      if (this.#sample(sequence, logits[row]!)) this.#metrics.interTokenSeconds.observe((sequence.lastTokenMs - before) / 1000);
     });
   }
 
-  #sample(sequence: Sequence, logits: Float32Array): void {
-    const id = this.#sampler.sample(logits, sequence.settings, sequence.generated);
-    const wanted = sequence.request.sampling.logProbabilities === true;
-    sequence.accept(id, wanted ? this.#sampler.logProbability(logits, id) : undefined);
+  /** Gives the sequence its next token; false when there is none to be had (an adapter with values that are not finite), which ends it. */
+  #sample(sequence: Sequence, logits: Float32Array): boolean {
+    try {
+      const id = this.#sampler.sample(logits, sequence.settings, sequence.generated);
+      const wanted = sequence.request.sampling.logProbabilities === true;
+      sequence.accept(id, wanted ? this.#sampler.logProbability(logits, id) : undefined);
+    } catch (error) {
+      sequence.fail(error);
+      return false;
+    }
     this.#metrics.generatedTokensTotal.inc({ tenant: sequence.tenant, adapter: sequence.request.target.adapter?.name ?? '' });
+    return true;
   }
 
   /** Takes out what has ended; the last row moves into a gap. */
-  #sweep(): readonly Sequence[] {
-    const left: Sequence[] = [];
+  #sweep(): void {
     for (let at = this.#prompts.length - 1; at >= 0; at--) {
-      if (this.#prompts[at]!.sequence.ended) left.push(this.#prompts.splice(at, 1)[0]!.sequence);
+      if (this.#prompts[at]!.sequence.ended) this.#left.push(this.#prompts.splice(at, 1)[0]!.sequence);
     }
     for (let row = this.#rows.length - 1; row >= 0; row--) {
       const sequence = this.#rows[row]!;
       if (!sequence.ended) continue;
-      left.push(sequence);
+      this.#left.push(sequence);
       const last = this.#rows.pop()!;
       if (last === sequence) continue;
       this.#cache.move(this.#rows.length, row, last.cachedTokens);
       this.#rows[row] = last;
     }
-    return left;
   }
 }

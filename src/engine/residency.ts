@@ -59,6 +59,7 @@ export class Residency {
   readonly #bases = new Map<string, Promise<Base>>();
   readonly #loaded = new Map<string, Base>();
   readonly #cache: ResidentCache<ResidentAdapter | Variant>;
+  readonly #disposed = new AbortController();
 
   constructor(input: ResidencyInput) {
     this.#input = input;
@@ -118,8 +119,10 @@ export class Residency {
     return { models, adapters };
   }
 
+  /** Frees everything; loads that are under way end with SHUTTING_DOWN and leave nothing behind. */
   dispose(): void {
-    this.#cache.clear();
+    this.#disposed.abort(new LoricaError('UNAVAILABLE', 'SHUTTING_DOWN', 'the server is shutting down'));
+    this.#cache.close();
     for (const { model } of this.#loaded.values()) {
       this.#input.onModelDropped(model);
       model.dispose();
@@ -146,7 +149,7 @@ export class Residency {
     const { runtime, form } = this.#input;
     const checkpoint = await this.checkpoint(target);
     const contextTokens = this.contextTokens(checkpoint);
-    const weights = await ServingWeights.load(runtime, checkpoint, form, contextTokens);
+    const weights = await ServingWeights.load(runtime, checkpoint, form, contextTokens, this.#disposed.signal);
     return { model: new ServingModel({ runtime, checkpoint, weights, form, contextTokens }), users: 0, lastUsedMs: Date.now() };
   }
 

@@ -1,7 +1,9 @@
 /**
  * What was loaded for targets (LoRA adapters, variants), by digest and model, least recently used first out. Loading happens once
- * however many ask. Invariant: what is in use is never dropped, even above the limits.
+ * however many ask. Invariants: what is in use or waited for is never dropped, even above the limits; after `close` nothing stays.
  */
+import { LoricaError } from '../common/errors.js';
+
 export interface Resident {
   readonly kind: 'lora' | 'variant';
   readonly name: string;
@@ -19,29 +21,34 @@ export interface ResidentLimits {
   readonly variants: number;
 }
 
+interface Loading<T> {
+  /** Users to be once it is there. */
+  waiting: number;
+  readonly loaded: Promise<T>;
+}
+
 export class ResidentCache<T extends Resident> {
-  readonly #loading = new Map<string, Promise<T>>();
+  readonly #loading = new Map<string, Loading<T>>();
   readonly #resident = new Map<string, T>();
+  #closed = false;
 
   constructor(private readonly limits: ResidentLimits, private readonly onChange: (size: number) => void = () => undefined) {}
 
   /** What is under `key`, loaded if need be, with one more user. Every acquire is paired with a release. */
   async acquire(key: string, load: () => Promise<T>): Promise<T> {
+    const resident = this.#resident.get(key);
+    if (resident !== undefined) {
+      resident.users++;
+      resident.lastUsedMs = Date.now();
+      return resident;
+    }
     let loading = this.#loading.get(key);
     if (loading === undefined) {
-      loading = load().then((resident) => {
-        this.#resident.set(key, resident);
-        this.onChange(this.#resident.size);
-        return resident;
-      });
+      loading = { waiting: 0, loaded: this.#load(key, load) };
       this.#loading.set(key, loading);
-      loading.catch(() => this.#loading.delete(key));
     }
-    const resident = await loading;
-    resident.users++;
-    resident.lastUsedMs = Date.now();
-    this.#evict();
-    return resident;
+    loading.waiting++;
+    return loading.loaded;
   }
 
   release(resident: T): void {
@@ -62,8 +69,29 @@ export class ResidentCache<T extends Resident> {
     return [...this.#resident.values()];
   }
 
-  clear(): void {
+  /** Drops everything. What still loads is dropped when it comes; those who wait for it get SHUTTING_DOWN. */
+  close(): void {
+    this.#closed = true;
     for (const key of [...this.#resident.keys()]) this.#remove(key);
+  }
+
+  async #load(key: string, load: () => Promise<T>): Promise<T> {
+    try {
+      const resident = await Promise.resolve().then(load);
+      if (this.#closed) {
+        resident.dispose();
+        throw new LoricaError('UNAVAILABLE', 'SHUTTING_DOWN', 'the server is shutting down');
+      }
+      // Counted before anyone who waits goes on, so that nothing can drop it in between.
+      resident.users += this.#loading.get(key)!.waiting;
+      resident.lastUsedMs = Date.now();
+      this.#resident.set(key, resident);
+      this.onChange(this.#resident.size);
+      this.#evict();
+      return resident;
+    } finally {
+      this.#loading.delete(key);
+    }
   }
 
   #evict(): void {
@@ -86,7 +114,6 @@ export class ResidentCache<T extends Resident> {
   #remove(key: string): void {
     const resident = this.#resident.get(key);
     this.#resident.delete(key);
-    this.#loading.delete(key);
     resident?.dispose();
     this.onChange(this.#resident.size);
   }

@@ -105,6 +105,7 @@ export class Scheduler {
     } catch (error) {
       sequence.fail(error);
       this.#leave(sequence);
+      this.#report();
     }
     this.#wake();
   }

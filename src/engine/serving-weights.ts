@@ -26,12 +26,15 @@ export class ServingWeights {
     this.ownBytes = ownBytes;
   }
 
-  static async load(runtime: Runtime, checkpoint: Checkpoint, form: ServingForm, contextTokens: number): Promise<ServingWeights> {
+  /** An abort ends it between two tensors with the signal's reason. */
+  static async load(runtime: Runtime, checkpoint: Checkpoint, form: ServingForm, contextTokens: number, signal?: AbortSignal): Promise<ServingWeights> {
     checkServable(checkpoint.config);
     const made = new Made(runtime);
     for (const group of servingWeightGroups(checkpoint.config, form, contextTokens)) {
+      signal?.throwIfAborted();
       await made.add(group, (source) => checkpoint.weights.float32(source));
     }
+    signal?.throwIfAborted();
     return new ServingWeights(made.tensors, made.bytes);
   }
 

@@ -275,6 +275,30 @@ describe('targets', () => {
     });
   });
 
+  test('a failed load leaves no running sequence behind', async () => {
+    await withEngine({}, async (engine, metrics) => {
+      const failing = { ...target(), adapter: { name: 'x', tenant: 't', digest: 'sha256:x', load: () => Promise.reject(new Error('disk')) } };
+      await expect(collect(engine.generate({ ...request(PROMPTS[0]!, greedy(5)), target: failing }))).rejects.toThrow('disk');
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(await metrics.registry.getSingleMetricAsString('lorica_running_sequences')).toMatch(/lorica_running_sequences 0/);
+    });
+  });
+
+  test('an adapter with values that are not finite fails its own requests only', async () => {
+    const broken = randomLora(checkpoint, 7, 4);
+    for (const { b } of broken.modules.values()) b.fill(NaN);
+    contents.set('broken', broken);
+    await withEngine({ maxSequences: 3 }, async (engine) => {
+      const alone = await collect(engine.generate(request(PROMPTS[0]!, greedy(30), 'a1')));
+      const stream = engine.generate(request(PROMPTS[0]!, greedy(30), 'a1'));
+      const first = (await stream.next()).value as GenerationEvent & { kind: 'token' };
+      for (let i = 0; i < 2; i++) {
+        await expect(collect(engine.generate(request(PROMPTS[1]!, greedy(5), 'broken')))).rejects.toMatchObject({ reason: 'RUNTIME_FAILED' });
+      }
+      expect([first.id, ...(await collect(stream)).ids]).toEqual(alone.ids);
+    });
+  });
+
   test('another model digest is refused', async () => {
     await withEngine({}, async (engine) => {
       const other = { ...request(PROMPTS[0]!, greedy(5)), target: { modelId: checkpoint.id, modelDigest: 'sha256:other' } };
@@ -291,6 +315,20 @@ describe('targets', () => {
       expect((await collect(stream)).end.finishReason).toBe('cancelled');
       await stopping;
     });
+  });
+
+  test('a preload that stop overtakes ends with SHUTTING_DOWN, whatever it waited for', async () => {
+    let open = (): void => undefined;
+    const opened = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    const models = { checkpoint: () => opened.then(() => checkpoint) };
+    const engine = new Engine({ runtime, metrics: createMetrics(), models, options: { maxContextTokens: 96 } });
+    const preload = engine.preload(target());
+    await engine.stop({ graceMs: 0 });
+    open();
+    await expect(preload).rejects.toMatchObject({ code: 'UNAVAILABLE', reason: 'SHUTTING_DOWN' });
+    expect(engine.residency().models).toEqual([]);
   });
 
   test('stop does not wait for a target that is still loading', async () => {

@@ -49,9 +49,32 @@ describe('ResidentCache', () => {
     expect(cache.list().map((r) => r.digest)).toEqual(['b', 'v']);
     expect(cache.drop('b')).toBe(true);
     expect(cache.drop('b')).toBe(false);
-    cache.clear();
+    cache.close();
     expect(v.disposed).toBe(true);
     expect(sizes.at(-1)).toBe(0);
+  });
+
+  test('what somebody still waits for is not dropped, whenever another one is released', async () => {
+    for (let turns = 0; turns < 12; turns++) {
+      const cache = new ResidentCache<Fake>({ loraBytes: 10, variants: 1 });
+      const a = await cache.acquire('a', () => Promise.resolve(new Fake('a', 'lora', 6)));
+      await cache.acquire('a', () => Promise.reject(new Error('is there')));
+      const acquired = cache.acquire('b', () => Promise.resolve(new Fake('b', 'lora', 6)));
+      for (let turn = 0; turn < turns; turn++) await null;
+      cache.release(a);
+      expect((await acquired).disposed).toBe(false);
+      expect((await acquired).users).toBe(1);
+    }
+  });
+
+  test('what loads while the cache is closed is disposed, and refused to those who wait', async () => {
+    const cache = new ResidentCache<Fake>({ loraBytes: 10, variants: 1 });
+    const late = new Fake('a', 'lora', 1);
+    const acquired = cache.acquire('a', () => later().then(() => late));
+    cache.close();
+    await expect(acquired).rejects.toMatchObject({ code: 'UNAVAILABLE', reason: 'SHUTTING_DOWN' });
+    expect(late.disposed).toBe(true);
+    expect(cache.list()).toEqual([]);
   });
 
   test('what is in use cannot be dropped', async () => {
