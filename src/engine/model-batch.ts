@@ -89,7 +89,7 @@ export class ModelBatch {
     let logits: Float32Array;
     try {
       prompt.done = await this.#prefill.chunk(promptTokens, prompt.done, prompt.slot, sequence.lease!.adapter, signal);
-      if (prompt.done < promptTokens.length || sequence.ended) return;
+      if (prompt.done < promptTokens.length) return;
       this.#metrics.promptTokensTotal.inc({ tenant: sequence.tenant }, promptTokens.length);
       logits = await this.#prefill.logits();
     } catch (error) {

@@ -60,7 +60,7 @@ describe('ResidentCache', () => {
       const a = await cache.acquire('a', () => Promise.resolve(new Fake('a', 'lora', 6)));
       await cache.acquire('a', () => Promise.reject(new Error('is there')));
       const acquired = cache.acquire('b', () => Promise.resolve(new Fake('b', 'lora', 6)));
-      for (let turn = 0; turn < turns; turn++) await null;
+      for (let turn = 0; turn < turns; turn++) await Promise.resolve();
       cache.release(a);
       expect((await acquired).disposed).toBe(false);
       expect((await acquired).users).toBe(1);
