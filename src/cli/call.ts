@@ -83,17 +83,21 @@ export async function call(method: string, options: CallOptions): Promise<void> 
   }
 }
 
-/** No server, or none that answers gRPC: grpc-js's text is for its developers, so the address and what to do are said here. */
+/** No server, or none that speaks gRPC: grpc-js's text is for its developers, so the address and what to do are said here. */
 function unreachable(error: unknown, address: string): unknown {
-  if (!(error instanceof LoricaCallError) || error.code !== 'UNAVAILABLE' || error.reason !== '') return error;
-  const why = /\b(E[A-Z]{4,})\b/.exec(error.message)?.[1] ?? error.message;
+  if (!(error instanceof LoricaCallError) || error.reason !== '') return error;
+  const late = error.code === 'DEADLINE_EXCEEDED';
+  if (error.code !== 'UNAVAILABLE' && !late) return error;
+  const why = late ? 'the deadline is over' : (/\b(E[A-Z]{4,})\b/.exec(error.message)?.[1] ?? error.message);
   return new LoricaCallError(
     {
       code: error.code,
       reason: '',
       message: `no answer from ${address}: ${why}`,
       violations: [],
-      hint: 'Start a server with "lorica serve", or say where it is with --address or LORICA_ADDRESS.',
+      hint: late
+        ? 'Give a longer --deadline, or check that it is a Lorica server that listens there.'
+        : 'Start a server with "lorica serve", or say where it is with --address or LORICA_ADDRESS.',
       requestId: '',
       retryAfterMs: undefined,
     },

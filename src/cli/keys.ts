@@ -3,7 +3,7 @@ import { open, readFile, rename, rm } from 'node:fs/promises';
 import type { ServerConfig } from '../config/config.js';
 import { isResourceId, openDatabase } from '../storage/index.js';
 import { keySha256, newApiKey, readKeysFile, TenantStore, type Role } from '../tenants/index.js';
-import { invalidFields } from '../common/errors.js';
+import { invalidFields, LoricaError } from '../common/errors.js';
 
 export interface NewKey {
   readonly tenant: string;
@@ -52,11 +52,22 @@ async function appendToFile(path: string, entry: { tenant: string; keySha256: st
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
   }
+  try {
+    await replaceFile(path, `${JSON.stringify([...before, entry], null, 2)}\n`);
+  } catch (cause) {
+    throw new LoricaError('FAILED_PRECONDITION', 'STORAGE_FAILED', `the keys file ${path} cannot be written`, {
+      hint: `Its folder must exist, and this user must be allowed to write to it (${(cause as NodeJS.ErrnoException).code ?? 'unknown'}). No key was made.`,
+      cause,
+    });
+  }
+}
+
+async function replaceFile(path: string, text: string): Promise<void> {
   const temporary = `${path}.${process.pid}.tmp`;
   try {
     const handle = await open(temporary, 'w', 0o600);
     try {
-      await handle.writeFile(`${JSON.stringify([...before, entry], null, 2)}\n`);
+      await handle.writeFile(text);
       await handle.sync();
     } finally {
       await handle.close();
