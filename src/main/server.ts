@@ -1,6 +1,6 @@
 /**
  * Wires the layers into one process, starts it and stops it. Start order: metrics port (alive, not ready), storage, runtime, models,
- * engine, jobs, services, gRPC port; stop is graceful and runs the other way round.
+ * engine, jobs, services, gRPC port, then one configured base is preloaded; stop is graceful and runs the other way round.
  * Invariants: without keys only loopback is listened on; health is SERVING only while calls are taken; a stop loses no job
  * (running ones are queued again) and ends every call with a status.
  */
@@ -24,6 +24,7 @@ import { ImportedModels } from './imported-models.js';
 import { addressInUse } from './listen-error.js';
 import { listenForMetrics } from './metrics-listener.js';
 import { FileModelLibrary } from './model-library.js';
+import { preloadConfigured } from './preload.js';
 import { CloseStack } from './stack.js';
 import { tuningHandler, tuningPlanner } from './tuning-handler.js';
 
@@ -145,6 +146,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     models: (await models.list()).map(({ id }) => id),
     dataDir: config.dataDir,
   });
+  const preloading = preloadConfigured({ engine, models, configured: [...config.models.keys()], logger });
 
   const shutDown = async (): Promise<void> => {
     logger.info('stopping', { graceMs: config.graceMs });
@@ -152,6 +154,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     setServing(false);
     draining.abort();
     await Promise.all([runner.stop({ graceMs: 0 }), engine.stop({ graceMs: config.graceMs })]);
+    await preloading;
     await lastCalls(server);
     await opened.close((name, error) => logger.error('closing failed', { name, error }));
     logger.info('stopped');
