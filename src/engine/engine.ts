@@ -44,7 +44,9 @@ export class Engine {
   constructor(input: EngineInput) {
     const { runtime, models, metrics, logger = silentLogger } = input;
     if (runtime.device !== 'cpu') {
-      throw new LoricaError('UNIMPLEMENTED', 'DEVICE_UNAVAILABLE', `generation and scoring run on the CPU only in this version, not on ${runtime.device}`);
+      throw new LoricaError('UNIMPLEMENTED', 'DEVICE_UNAVAILABLE', `generation and scoring run on the CPU only in this version, not on ${runtime.device}`, {
+        hint: 'Use the device cpu.',
+      });
     }
     const options = { ...DEFAULTS, ...input.options };
     checkOptions(options);
