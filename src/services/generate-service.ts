@@ -246,9 +246,9 @@ function tooLong(tokens: number, most: number): LoricaError {
   return new LoricaError(
     'INVALID_ARGUMENT',
     'CONTEXT_LENGTH_EXCEEDED',
-    `the request has ${tokens} tokens; this server's context is ${most}`,
+    `the request has ${tokens} tokens; the context of this model here is ${most}`,
     {
-      hint: 'Shorten the prompt, or run the server with a longer context (LORICA_MAX_CONTEXT).',
+      hint: "Shorten the prompt or the completion. The context is the smaller of the model's own and the server's (LORICA_MAX_CONTEXT).",
     },
   );
 }

@@ -41,6 +41,10 @@ export class Targets {
       const servedBy = { baseModel: value, baseDigest: digest, adapterVersion: '', adapterDigest: '' };
       return { resolved: { modelId: id!, modelDigest: digest }, servedBy, pinned: value };
     }
+    if (!value.startsWith('tenants/')) {
+      fields.add(field, 'must be models/{model} or tenants/{tenant}/adapters/{adapter}@{alias or sha256:…}');
+      fields.done();
+    }
     const version = await this.version(value, field, identity);
     const { digest } = await this.usable(version.baseModel);
     if (digest !== version.baseDigest) {

@@ -94,7 +94,10 @@ describe('names', () => {
     expect(await generate('tenants/other/adapters/gone@production')).toMatchObject({ code: 'NOT_FOUND', reason: 'ADAPTER_NOT_FOUND' });
     expect(await generate('models/gone')).toMatchObject({ code: 'NOT_FOUND', reason: 'MODEL_NOT_FOUND', hint: 'Models here: m.' });
     expect(await generate('tenants/-/adapters/a')).toMatchObject({ code: 'INVALID_ARGUMENT', violations: [{ field: 'target' }] });
-    expect(await generate('gpt-4')).toMatchObject({ code: 'INVALID_ARGUMENT', violations: [{ field: 'target' }] });
+    expect(await generate('gpt-4')).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      violations: [{ field: 'target', description: expect.stringContaining('models/{model} or tenants/') }],
+    });
   });
 });
 
