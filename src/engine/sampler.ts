@@ -104,10 +104,27 @@ function kthLargest(logits: Float32Array, k: number, heap: Float64Array): number
   return least;
 }
 
+/** Bins of weights from 2^-94 up to 1: a factor of two in 64 steps, by exponent and first bits of the fraction of a float64. */
+const BIN_SHIFT = 14;
+const FIRST_BIN = (1023 - 94) << (20 - BIN_SHIFT);
+const BINS = (95 << (20 - BIN_SHIFT)) + 1;
+/** Where a float64's sign, exponent and first bits are among its two 32-bit words. */
+const HIGH_WORD = new Uint32Array(Float64Array.of(1).buffer)[1] === 0 ? 0 : 1;
+
+/** Rises with the weight whose high word it is; smaller weights, and 0, are in bin 0. */
+function binOf(highWord: number): number {
+  const bin = (highWord >>> BIN_SHIFT) - FIRST_BIN;
+  return bin < 0 ? 0 : bin;
+}
+
 /** One per serving model; holds scratch of the vocabulary's size. Not for use by two rows at once. */
 export class Sampler {
   readonly #weights: Float64Array;
   readonly #scratch: Float64Array;
+  /** The weights as pairs of 32-bit words. */
+  readonly #highWords: Uint32Array;
+  /** Sum of the weights of each bin. */
+  readonly #binMass = new Float64Array(BINS);
   /** Tokens that may be drawn, in the order of their ids, where they are fewer than all; their weights are the first of #weights. */
   readonly #ids: Int32Array;
   /** Sum of all weights, which `#likely` found. */
@@ -115,6 +132,7 @@ export class Sampler {
 
   constructor(vocabSize: number) {
     this.#weights = new Float64Array(vocabSize);
+    this.#highWords = new Uint32Array(this.#weights.buffer);
     this.#scratch = new Float64Array(vocabSize);
     this.#ids = new Int32Array(vocabSize);
   }
@@ -178,14 +196,22 @@ export class Sampler {
   /** Keeps the smallest set of the largest weights that holds topP of `total`, the lower ids among equals; gives how many. */
   #nucleus(count: number, topP: number, total: number): number {
     const weights = this.#weights;
-    this.#scratch.set(weights.subarray(0, count));
-    const sorted = this.#scratch.subarray(0, count).sort();
+    const high = this.#highWords;
+    const mass = this.#binMass.fill(0);
+    for (let i = 0; i < count; i++) mass[binOf(high[2 * i + HIGH_WORD]!)]! += weights[i]!;
     let held = 0;
-    let at = count;
+    let bin = BINS - 1;
+    while (bin > 0 && held + mass[bin]! < total * topP) held += mass[bin--]!;
+    // Weights of higher bins are all in; only those of this one are put in order.
+    let size = 0;
+    for (let i = 0; i < count; i++) if (binOf(high[2 * i + HIGH_WORD]!) === bin) this.#scratch[size++] = weights[i]!;
+    if (size === 0) return count;
+    const sorted = this.#scratch.subarray(0, size).sort();
+    let at = size;
     while (at > 0 && held < total * topP) held += sorted[--at]!;
     const least = sorted[at]!;
     let ties = 0;
-    for (let i = at; i < count && sorted[i] === least; i++) ties++;
+    for (let i = at; i < size && sorted[i] === least; i++) ties++;
     let kept = 0;
     for (let i = 0; i < count; i++) {
       const weight = weights[i]!;

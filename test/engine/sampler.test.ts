@@ -46,6 +46,18 @@ describe('Sampler', () => {
     }
   });
 
+  test.each([0.2, 0.5, 0.9, 0.999])('the nucleus of %d of many close and equal logits is the definition\'s', (topP) => {
+    const random = new Xoshiro128(3);
+    const logits = Float32Array.from({ length: 60 }, (_, i) => (i % 5 === 0 ? 1 : (random.nextUint32() / 2 ** 32) * 2));
+    const draws = 20_000;
+    const expected = reference(logits, settings({ topP }));
+    const actual = frequencies(logits, settings({ topP }), draws);
+    expected.forEach((p, i) => {
+      if (p === 0) expect(actual[i]).toBe(0);
+      else expect(Math.abs(actual[i]! - p)).toBeLessThan(5 * Math.sqrt((p * (1 - p)) / draws));
+    });
+  });
+
   test('the nucleus on a large vocabulary is the definition\'s', () => {
     const random = new Xoshiro128(9);
     const logits = Float32Array.from({ length: 5000 }, () => (random.nextUint32() / 2 ** 32) * 8);
