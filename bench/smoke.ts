@@ -9,6 +9,7 @@ import { connect, DatasetFormat, JobState, type LoricaClient } from '../src/clie
 import { chooseBase, PREFERRED_MODEL } from '../src/cli/quickstart/model.js';
 import { readReviews } from '../src/cli/quickstart/reviews.js';
 import { startServerProcess } from '../src/cli/quickstart/server-process.js';
+import { float32ProductGigaflops } from './product-rate.js';
 import { type Arrivals, jointRate, median, spread, type Spread, streamRate } from './statistics.js';
 
 const BATCH_ROWS = 4;
@@ -34,6 +35,8 @@ const PROMPTS = [
 export interface SmokeFigures {
   readonly base: string;
   readonly baseDigest: string;
+  /** What the machine's processors give; training is read beside it. */
+  readonly float32ProductGigaflops: number;
   readonly trainingTokensPerSecond: number;
   readonly training: Spread & { readonly batch: string; readonly peakMemoryBytes: number };
   readonly generation: {
@@ -50,6 +53,8 @@ export async function smoke(options: { model?: string; device: string; log: (tex
   const signal = new AbortController().signal;
   const base = await chooseBase(options.model ?? PREFERRED_MODEL, { signal, onProgress: () => undefined });
   options.log(`${base.id}: ${base.why}`);
+  const productRate = await float32ProductGigaflops();
+  options.log(`float32 products: ${productRate.toFixed(0)} GFLOPS`);
   const dataDir = await mkdtemp(join(tmpdir(), 'lorica-bench-'));
   const server = await startServerProcess({ dataDir, models: base.embedded ? new Map() : new Map([[base.id, base.path]]), device: options.device });
   const client = connect({ address: server.address, tenant: 'bench' });
@@ -61,6 +66,7 @@ export async function smoke(options: { model?: string; device: string; log: (tex
     return {
       base: base.id,
       baseDigest: model.digest,
+      float32ProductGigaflops: productRate,
       trainingTokensPerSecond: training.median,
       training,
       generation,

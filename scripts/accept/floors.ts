@@ -8,6 +8,11 @@ export interface Floor {
   readonly atLeast?: number;
   readonly atMost?: number;
   readonly above?: number;
+  /**
+   * An `atLeast` that was set on a machine where the figure at `path` was `reference`: on a slower machine it shrinks in proportion, on a
+   * faster one it stays (docs/decisions/0008-floors-and-machines.md).
+   */
+  readonly scaledBy?: { readonly path: string; readonly reference: number };
 }
 
 export interface Check {
@@ -38,6 +43,7 @@ export async function readFloors(file: string, issue: string): Promise<Check[]> 
     for (const floor of check.figures) {
       const bounds = [floor.atLeast, floor.atMost, floor.above].filter((bound) => bound !== undefined);
       if (bounds.length !== 1) throw new Error(`${file}: ${check.id}: ${floor.path} needs exactly one of atLeast, atMost, above`);
+      if (floor.scaledBy !== undefined && floor.atLeast === undefined) throw new Error(`${file}: ${check.id}: ${floor.path}: only atLeast can be scaled`);
     }
   }
   return checks;
@@ -55,6 +61,13 @@ export function judge(figures: unknown, floor: Floor): Verdict {
   const value = figureAt(figures, floor.path);
   const unit = floor.unit === undefined ? '' : ` ${floor.unit}`;
   const finite = value !== undefined && Number.isFinite(value);
+  if (floor.atLeast !== undefined && floor.scaledBy !== undefined) {
+    const { path, reference } = floor.scaledBy;
+    const measured = figureAt(figures, path) ?? Number.NaN;
+    const least = floor.atLeast * Math.min(1, measured / reference);
+    const note = `≥ ${least.toFixed(1)}${unit}: ${floor.atLeast} where ${path} is ${reference} or more, here ${measured.toFixed(0)}`;
+    return { path: floor.path, value, floor: note, held: finite && value >= least };
+  }
   if (floor.atLeast !== undefined) return { path: floor.path, value, floor: `≥ ${floor.atLeast}${unit}`, held: finite && value >= floor.atLeast };
   if (floor.atMost !== undefined) return { path: floor.path, value, floor: `≤ ${floor.atMost}${unit}`, held: finite && value <= floor.atMost };
   return { path: floor.path, value, floor: `> ${floor.above ?? Number.NaN}${unit}`, held: finite && value > (floor.above ?? Number.NaN) };

@@ -22,6 +22,10 @@ describe('floors', () => {
     [{ path: 'a', atMost: 2 }, { a: '1' }, false],
     [{ path: 'a', atMost: 2 }, null, false],
     [{ path: 'a', atLeast: 2 }, { a: Number.NaN }, false],
+    [{ path: 'a', atLeast: 100, scaledBy: { path: 'm', reference: 400 } }, { a: 50, m: 200 }, true],
+    [{ path: 'a', atLeast: 100, scaledBy: { path: 'm', reference: 400 } }, { a: 49.9, m: 200 }, false],
+    [{ path: 'a', atLeast: 100, scaledBy: { path: 'm', reference: 400 } }, { a: 99, m: 800 }, false],
+    [{ path: 'a', atLeast: 100, scaledBy: { path: 'm', reference: 400 } }, { a: 99 }, false],
   ])('%j of %j holds: %s', (floor, figures, held) => {
     expect(judge(figures, floor).held).toBe(held);
   });
