@@ -155,7 +155,7 @@ export interface EngineOptions {
   readonly maxContextTokens?: number;
   /** Requests waiting for a slot before OVERLOADED (default 256). */
   readonly maxWaiting?: number;
-  /** Longest piece of a prompt computed in one run (default 128). */
+  /** Longest piece of a prompt computed in one run (default 96). */
   readonly prefillChunkTokens?: number;
   /** Positions, padding included, of one scoring run (default 256); longer sequences run in pieces of this. */
   readonly scoringBatchTokens?: number;

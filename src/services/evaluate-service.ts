@@ -1,7 +1,7 @@
 /** EvaluateService: evaluations as resources and streams. The work itself is the job handler's (src/main/evaluation-handler.ts). */
 import type { DatasetStore } from '../datasets/index.js';
 import type { EvaluationProgress } from '../evaluation/index.js';
-import { isTerminal, type Job, type JobStore } from '../jobs/index.js';
+import type { Job, JobStore } from '../jobs/index.js';
 import type { CreateEvaluationRequest, EvaluateServiceService, EvaluationEvent } from '../gen/lorica/v1/evaluate_service.js';
 import type { Evaluation } from '../gen/lorica/v1/resources.js';
 import { invalidFields } from '../common/errors.js';
@@ -16,8 +16,9 @@ import {
   type EvaluationRequest,
 } from './evaluation-specification.js';
 import { Fields } from './fields.js';
-import { checkEtag, jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
-import { needName, parseName } from './names.js';
+import { jobMethods } from './job-methods.js';
+import { jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
+import { parseName } from './names.js';
 import type { Once } from './once.js';
 import type { Target, Targets } from './targets.js';
 
@@ -140,8 +141,7 @@ export function evaluateHandlers({
     return job;
   };
 
-  const name = (value: string, context: CallContext, fields = new Fields()): string =>
-    needName('evaluation', 'name', value, context.identity, fields).name;
+  const methods = jobMethods('evaluation', 'evaluation', evaluationMessage, { jobs, once });
 
   const watch = async function* (job: string, afterSequence: number, context: CallContext): AsyncGenerator<EvaluationEvent> {
     const { request } = (await jobs.get(job)).spec as EvaluationJobSpec;
@@ -155,57 +155,15 @@ export function evaluateHandlers({
       yield* watch(job.name, afterSequence, context);
     },
     createEvaluation: async (request, context) => evaluationMessage(await create(request, context)),
-    getEvaluation: async (request, context) => evaluationMessage(await jobs.get(name(request.name, context))),
+    getEvaluation: methods.get,
     listEvaluations: async (request, context) => {
-      const fields = new Fields();
-      fields.page(request.pageSize);
-      const { tenant } = needName('tenant', 'parent', request.parent, context.identity, fields);
-      const page = await jobs.list({
-        kind: 'evaluation',
-        tenant,
-        pageSize: request.pageSize,
-        pageToken: request.pageToken,
-        filter: request.filter,
-      });
-      return { evaluations: page.items.map(evaluationMessage), nextPageToken: page.nextPageToken };
+      const { items, nextPageToken } = await methods.list(request, context);
+      return { evaluations: items, nextPageToken };
     },
-    cancelEvaluation: async (request, context) => {
-      const fields = new Fields();
-      fields.requestId('request_id', request.requestId);
-      const job = name(request.name, context, fields);
-      return once.run(
-        context,
-        request,
-        { job },
-        {
-          first: async () => evaluationMessage(await jobs.cancel(job)),
-          nameOf: () => job,
-          again: async () => evaluationMessage(await jobs.get(job)),
-        },
-      );
-    },
-    deleteEvaluation: async (request, context) => {
-      const fields = new Fields();
-      fields.requestId('request_id', request.requestId);
-      const job = name(request.name, context, fields);
-      return once.run(
-        context,
-        request,
-        { job, etag: request.etag },
-        {
-          first: async () => {
-            const { etag, state } = await jobs.get(job);
-            if (isTerminal(state)) checkEtag(job, request.etag, etag);
-            await jobs.delete(job);
-            return {};
-          },
-          nameOf: () => job,
-          again: async () => ({}),
-        },
-      );
-    },
+    cancelEvaluation: methods.cancel,
+    deleteEvaluation: methods.delete,
     async *watchEvaluation(request, context) {
-      yield* watch(name(request.name, context), request.afterSequence, context);
+      yield* watch(methods.name(request.name, context), request.afterSequence, context);
     },
   };
 }

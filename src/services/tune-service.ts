@@ -1,13 +1,14 @@
 /** TuneService: tuning jobs as resources and streams. The work itself is the job handler's (src/main/tuning-handler.ts). */
 import type { DatasetStore } from '../datasets/index.js';
-import { isTerminal, type Job, type JobStore } from '../jobs/index.js';
+import type { Job, JobStore } from '../jobs/index.js';
 import type { StepEvent } from '../tuning/index.js';
 import type { TuningJob } from '../gen/lorica/v1/resources.js';
 import type { CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
 import type { CallContext, Handlers } from './call.js';
 import { Fields } from './fields.js';
-import { checkEtag, jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
-import { needName, parseName } from './names.js';
+import { jobMethods } from './job-methods.js';
+import { jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
+import { parseName } from './names.js';
 import type { Once } from './once.js';
 import type { TuningPlanner } from './ports.js';
 import { readTuningSpecification, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
@@ -87,8 +88,7 @@ export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDe
     return job;
   };
 
-  const name = (value: string, context: CallContext, fields = new Fields()): string =>
-    needName('tuningJob', 'name', value, context.identity, fields).name;
+  const methods = jobMethods('tuning', 'tuningJob', tuningJobMessage, { jobs, once });
 
   const watch = async function* (job: string, afterSequence: number, context: CallContext): AsyncGenerator<TuningJobEvent> {
     for await (const event of watchJob(jobs, job, afterSequence, context.signal, draining)) yield eventMessage(event);
@@ -101,57 +101,15 @@ export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDe
       yield* watch(job.name, afterSequence, context);
     },
     createTuningJob: async (request, context) => tuningJobMessage(await create(request, context)),
-    getTuningJob: async (request, context) => tuningJobMessage(await jobs.get(name(request.name, context))),
+    getTuningJob: methods.get,
     listTuningJobs: async (request, context) => {
-      const fields = new Fields();
-      fields.page(request.pageSize);
-      const { tenant } = needName('tenant', 'parent', request.parent, context.identity, fields);
-      const page = await jobs.list({
-        kind: 'tuning',
-        tenant,
-        pageSize: request.pageSize,
-        pageToken: request.pageToken,
-        filter: request.filter,
-      });
-      return { tuningJobs: page.items.map(tuningJobMessage), nextPageToken: page.nextPageToken };
+      const { items, nextPageToken } = await methods.list(request, context);
+      return { tuningJobs: items, nextPageToken };
     },
-    cancelTuningJob: async (request, context) => {
-      const fields = new Fields();
-      fields.requestId('request_id', request.requestId);
-      const job = name(request.name, context, fields);
-      return once.run(
-        context,
-        request,
-        { job },
-        {
-          first: async () => tuningJobMessage(await jobs.cancel(job)),
-          nameOf: () => job,
-          again: async () => tuningJobMessage(await jobs.get(job)),
-        },
-      );
-    },
-    deleteTuningJob: async (request, context) => {
-      const fields = new Fields();
-      fields.requestId('request_id', request.requestId);
-      const job = name(request.name, context, fields);
-      return once.run(
-        context,
-        request,
-        { job, etag: request.etag },
-        {
-          first: async () => {
-            const { etag, state } = await jobs.get(job);
-            if (isTerminal(state)) checkEtag(job, request.etag, etag);
-            await jobs.delete(job);
-            return {};
-          },
-          nameOf: () => job,
-          again: async () => ({}),
-        },
-      );
-    },
+    cancelTuningJob: methods.cancel,
+    deleteTuningJob: methods.delete,
     async *watchTuningJob(request, context) {
-      yield* watch(name(request.name, context), request.afterSequence, context);
+      yield* watch(methods.name(request.name, context), request.afterSequence, context);
     },
   };
 }

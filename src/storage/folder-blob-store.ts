@@ -11,6 +11,7 @@ import { LoricaError } from '../common/errors.js';
 import type { BlobInfo, BlobStore, StagedBlob } from './blob-store.js';
 import { fromDriver } from './database-errors.js';
 import { cannotBeUsed, makeFolder } from './make-folder.js';
+import { isAlive } from './process-alive.js';
 
 const READ_BYTES = 1 << 20;
 const ABANDONED_MS = 24 * 3_600_000;
@@ -169,15 +170,6 @@ async function removeAbandoned(incoming: string): Promise<void> {
     const old = Date.now() - (await stat(path)).mtimeMs > ABANDONED_MS;
     const dead = pid === process.pid ? !name.startsWith(THIS_PROCESS) : !isAlive(pid);
     if (old || dead) await unlink(path).catch(() => undefined);
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
 

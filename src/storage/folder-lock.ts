@@ -9,6 +9,7 @@ import { readFileSync } from 'node:fs';
 import { link, readFile, rename, stat, unlink, utimes, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { LoricaError } from '../common/errors.js';
+import { isAlive } from './process-alive.js';
 
 const REFRESH_MS = 5_000;
 const FOREIGN_STALE_MS = 30_000;
@@ -28,15 +29,6 @@ function startTicks(pid: number): string {
     return text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? '';
   } catch {
     return '';
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
 

@@ -4,18 +4,18 @@
  * module (`dropoutStream`), never of how rows are batched or cut. Elements [t, i] are taken in order, two from every 32-bit number, low
  * half first; one is dropped where its 16 bits are below round(rate · 65536). Kept ones are multiplied by 65536 / (65536 − that).
  */
+import { labelledStream } from '../common/random-streams.js';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Xoshiro128 } from '../common/random.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 import type { MicroBatch } from './batches.js';
-import { randomStream } from './random.js';
 
 /** The stream of a row (its number among those of the micro-batch) and a full module name. */
 export type RandomOfRow = (row: number, module: string) => Xoshiro128;
 
 export function dropoutStream(seed: number, stage: number, step: number, row: number, module: string): Xoshiro128 {
-  return randomStream(seed, `dropout/${stage}/${step}/${row}/${module}`);
+  return labelledStream(seed, `dropout/${stage}/${step}/${row}/${module}`);
 }
 
 const HALVES = 65536;

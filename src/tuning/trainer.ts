@@ -3,6 +3,7 @@
  * all tokens of a step that count, however they are cut into micro-batches. Bit-reproducible: order, initial values and every
  * sum follow from the seed and the thread count. It must not know where rows come from or where the result goes.
  */
+import { labelledStream } from '../common/random-streams.js';
 import { LoricaError } from '../common/errors.js';
 import { systemClock, type Clock } from '../common/clock.js';
 import { processMemory } from '../runtime/index.js';
@@ -13,7 +14,6 @@ import type { StageModel } from './layer-pass.js';
 import { ModelPass } from './model-pass.js';
 import { AdamW } from './optimizer.js';
 import type { Parameters } from './parameters.js';
-import { randomStream } from './random.js';
 import { learningRateAt } from './schedule.js';
 import type { ResolvedStage } from './specification.js';
 import type { BaseLease } from './training-host.js';
@@ -86,7 +86,7 @@ async function loop(input: StageInput, pass: ModelPass, optimizer: AdamW): Promi
   const startedMs = clock.monotonicMs();
   let outcome: StageOutcome = { steps: 0, finalLoss: Number.NaN, tokens: 0, elapsedMs: 0, peakMemoryBytes: 0 };
   for (let epoch = 0; outcome.steps < totalSteps; epoch++) {
-    const plan = planEpoch(lengths, stage.batchSize, stage.accumulationSteps, randomStream(input.seed, `order/${input.stageIndex}/${epoch}`));
+    const plan = planEpoch(lengths, stage.batchSize, stage.accumulationSteps, labelledStream(input.seed, `order/${input.stageIndex}/${epoch}`));
     for (const batches of plan.slice(0, totalSteps - outcome.steps)) {
       const step = outcome.steps + 1;
       const lossTokens = batches.flat().reduce((sum, row) => sum + rows[row]!.lossTokens, 0);

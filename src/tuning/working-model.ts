@@ -5,6 +5,7 @@
  * frozen; where a later stage trains a weight whole, or by LoRA of another shape or kind, the old LoRA is merged into it first.
  * DoRA changes a weight by a product of full rank, so that it leaves a job merged, in a variant.
  */
+import { labelledStream } from '../common/random-streams.js';
 import type { LoraInput, LoraModule, VariantInput } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import { weightShapes } from '../models/config.js';
@@ -13,7 +14,7 @@ import { Graph, ops } from '../onnx/index.js';
 import type { Tensor } from '../runtime/index.js';
 import type { LoraTensors, StageModel } from './layer-pass.js';
 import { Parameters, type ParameterSpecification } from './parameters.js';
-import { fillUniform, randomStream } from './random.js';
+import { fillUniform } from './random.js';
 import type { LoraSettings, TrainablePlan } from './selection.js';
 import type { BaseLease } from './training-host.js';
 
@@ -74,7 +75,7 @@ export class WorkingModel {
     for (const [module, settings] of plan.lora) {
       const [a, b] = [parameters.value(loraA(module)), parameters.value(loraB(module))];
       const earlier = this.lora.get(module);
-      if (earlier === undefined) fillUniform(a.f32(), 1 / Math.sqrt(a.shape[1]!), randomStream(seed, `lora_A/${module}`));
+      if (earlier === undefined) fillUniform(a.f32(), 1 / Math.sqrt(a.shape[1]!), labelledStream(seed, `lora_A/${module}`));
       else {
         a.f32().set(earlier.a.f32());
         b.f32().set(earlier.b.f32());

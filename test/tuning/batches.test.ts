@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { packedMask } from '../../src/tuning/activations.js';
 import { layOut, pack, planEpoch, stepsPerEpoch, tokenRow } from '../../src/tuning/batches.js';
-import { randomStream } from '../../src/tuning/random.js';
+import { labelledStream } from '../../src/common/random-streams.js';
 
 const row = (tokens: number[], from: number) => tokenRow({ tokens, lossMask: tokens.map((_, i) => i >= from) })!;
 
@@ -24,14 +24,14 @@ describe('the order of a pass', () => {
   const lengths = Array.from({ length: 103 }, (_, i) => 5 + ((i * 37) % 60));
 
   test('every row comes once; the last step is smaller', () => {
-    const plan = planEpoch(lengths, 4, 3, randomStream(1, 'shuffle'));
+    const plan = planEpoch(lengths, 4, 3, labelledStream(1, 'shuffle'));
     expect(plan.flat(2).sort((a, b) => a - b)).toEqual(lengths.map((_, i) => i));
     expect(plan).toHaveLength(stepsPerEpoch(103, 4, 3));
     expect(plan.slice(0, -1).every((step) => step.length === 3)).toBe(true);
   });
 
   test('the same seed gives the same order, another seed another', () => {
-    const order = (seed: number): string => JSON.stringify(planEpoch(lengths, 4, 1, randomStream(seed, 'shuffle')));
+    const order = (seed: number): string => JSON.stringify(planEpoch(lengths, 4, 1, labelledStream(seed, 'shuffle')));
     expect(order(7)).toBe(order(7));
     expect(order(7)).not.toBe(order(8));
   });
@@ -39,7 +39,7 @@ describe('the order of a pass', () => {
   test('rows of like length share a micro-batch', () => {
     const padding = (plan: ReturnType<typeof planEpoch>): number =>
       plan.flat().reduce((sum, batch) => sum + batch.reduce((s, i) => s + Math.max(...batch.map((j) => lengths[j]!)) - lengths[i]!, 0), 0);
-    const bucketed = padding(planEpoch(lengths, 4, 1, randomStream(3, 'shuffle')));
+    const bucketed = padding(planEpoch(lengths, 4, 1, labelledStream(3, 'shuffle')));
     const unsorted = padding([Array.from({ length: 26 }, (_, b) => lengths.map((_, i) => i).slice(4 * b, 4 * b + 4))]);
     expect(bucketed).toBeLessThan(0.3 * unsorted);
   });
