@@ -3,9 +3,9 @@
  * reported at once by its field's path. No weights are read here.
  */
 import { invalidFields, type FieldViolation } from '../common/errors.js';
-import type { DecoderConfig } from './config.js';
+import { feedForwardSize, type DecoderConfig } from './config.js';
 import { leastImportant } from './architecture-importance.js';
-import { feedForwardSize, type ArchitectureEdits, type ArchitectureMeasurements, type DropoutRates, type LayeredConfig } from './architecture-types.js';
+import type { ArchitectureEdits, ArchitectureMeasurements, DropoutRates } from './architecture-types.js';
 
 /** How a layer's feed-forward unit changes; both 0 for one that stays. */
 export interface FeedForwardPlan {
@@ -22,7 +22,7 @@ export interface LayerPlan {
 }
 
 export interface ArchitecturePlan {
-  readonly config: LayeredConfig;
+  readonly config: DecoderConfig;
   readonly layers: readonly LayerPlan[];
   readonly dropout: Required<DropoutRates>;
 }
@@ -42,7 +42,7 @@ export function checkArchitecture(config: DecoderConfig, edits: ArchitectureEdit
 }
 
 /** The edited model's config and layers. Throws as `checkArchitecture`, and where a measurement that the edits need is missing. */
-export function planArchitecture(config: LayeredConfig, edits: ArchitectureEdits, measured: ArchitectureMeasurements = {}, path = 'architecture'): ArchitecturePlan {
+export function planArchitecture(config: DecoderConfig, edits: ArchitectureEdits, measured: ArchitectureMeasurements = {}, path = 'architecture'): ArchitecturePlan {
   const rules = new Rules(config, path);
   const widths = rules.feedForward(edits);
   const dropout = rules.dropout(edits.dropout);
@@ -64,7 +64,7 @@ export function planArchitecture(config: LayeredConfig, edits: ArchitectureEdits
 }
 
 /** One intermediateSize where all layers agree; else the list, with the widest as intermediateSize. */
-function withSizes(config: LayeredConfig, sizes: readonly number[]): LayeredConfig {
+function withSizes(config: DecoderConfig, sizes: readonly number[]): DecoderConfig {
   const { intermediateSizes: _, ...rest } = config;
   const intermediateSize = Math.max(...sizes);
   return sizes.every((size) => size === intermediateSize) ? { ...rest, intermediateSize } : { ...rest, intermediateSize, intermediateSizes: sizes };
@@ -73,7 +73,7 @@ function withSizes(config: LayeredConfig, sizes: readonly number[]): LayeredConf
 class Rules {
   private readonly violations: FieldViolation[] = [];
 
-  constructor(private readonly config: LayeredConfig, private readonly path: string) {}
+  constructor(private readonly config: DecoderConfig, private readonly path: string) {}
 
   /** Checks layers, the last check: throws what all have found. Returns how many layers there will be. */
   layers(edits: ArchitectureEdits, importance: readonly number[] | undefined): number {

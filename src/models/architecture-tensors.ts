@@ -7,7 +7,8 @@ import { LoricaError } from '../common/errors.js';
 import { gaussian, labelledStream } from '../common/random-streams.js';
 import { activationImportance, leastImportant, magnitudeImportance } from './architecture-importance.js';
 import { planArchitecture, type ArchitecturePlan, type LayerPlan } from './architecture-plan.js';
-import { feedForwardSize, layeredWeightShapes, type ArchitectureEdits, type ArchitectureMeasurements, type LayeredConfig } from './architecture-types.js';
+import type { ArchitectureEdits, ArchitectureMeasurements } from './architecture-types.js';
+import { feedForwardSize, weightShapes, type DecoderConfig } from './config.js';
 import { layerPrefix } from './decoder.js';
 
 /** Weights by Hugging Face name, as a checkpoint's WeightSource has them; linear weights are [out,in]. */
@@ -25,7 +26,7 @@ export interface EditedModel extends ArchitecturePlan {
 }
 
 export interface EditArchitectureInput {
-  readonly config: LayeredConfig;
+  readonly config: DecoderConfig;
   readonly edits: ArchitectureEdits;
   readonly weights: WeightsByName;
   readonly measured?: ArchitectureMeasurements;
@@ -39,7 +40,7 @@ const OUTPUT_MODULES: readonly string[] = ['self_attn.o_proj', 'mlp.down_proj'];
 /** Applies edits. Throws INVALID_FIELD with paths below `path` as `planArchitecture`, CANCELLED, and what reading weights throws. */
 export async function editArchitecture(input: EditArchitectureInput, path = 'architecture'): Promise<EditedModel> {
   const plan = planArchitecture(input.config, input.edits, input.measured, path);
-  const shapes = layeredWeightShapes(plan.config);
+  const shapes = weightShapes(plan.config);
   const unchanged = new Map<string, string>();
   const made = new Map<string, Float32Array>();
   const maker = new TensorMaker(input);

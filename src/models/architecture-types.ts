@@ -1,10 +1,4 @@
-/** What can be said about a change of architecture, and the config of a decoder whose layers differ in width. */
-import { weightShapes, type DecoderConfig } from './config.js';
-
-/** A decoder whose feed-forward units may differ in width: `intermediateSizes[i]` is layer i's F; without it all are intermediateSize. */
-export interface LayeredConfig extends DecoderConfig {
-  readonly intermediateSizes?: readonly number[];
-}
+/** What can be said about a change of architecture. */
 
 /**
  * New layers that compute the identity before training: their o_proj and down_proj are zero, biases included (block expansion,
@@ -62,25 +56,4 @@ export interface ArchitectureMeasurements {
   readonly layerImportance?: readonly number[];
   /** Mean |silu(gate)·up| of every neuron [F] by layer, for pruning by activation; `NeuronActivity` measures it. */
   readonly neuronActivity?: ReadonlyMap<number, ArrayLike<number>>;
-}
-
-/** F of a layer. */
-export function feedForwardSize(config: LayeredConfig, layer: number): number {
-  return config.intermediateSizes?.[layer] ?? config.intermediateSize;
-}
-
-const FEED_FORWARD_TENSOR = /^model\.layers\.(\d+)\.mlp\.(gate|up|down)_proj\.(weight|bias)$/;
-
-/** `weightShapes` of a decoder whose layers may differ in width. */
-export function layeredWeightShapes(config: LayeredConfig): Map<string, readonly number[]> {
-  const shapes = weightShapes(config);
-  for (const [name, shape] of shapes) {
-    const match = FEED_FORWARD_TENSOR.exec(name);
-    if (match === null) continue;
-    const size = feedForwardSize(config, Number(match[1]));
-    const down = match[2] === 'down';
-    if (match[3] === 'bias') shapes.set(name, down ? shape : [size]);
-    else shapes.set(name, down ? [shape[0]!, size] : [size, shape[1]!]);
-  }
-  return shapes;
 }

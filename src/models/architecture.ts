@@ -6,5 +6,4 @@
 export { checkArchitecture, planArchitecture, type ArchitecturePlan, type LayerPlan } from './architecture-plan.js';
 export { editArchitecture, editedWeights, type EditedModel, type WeightsByName } from './architecture-tensors.js';
 export { activationImportance, BlockInfluence, leastImportant, magnitudeImportance, NeuronActivity } from './architecture-importance.js';
-export type { ArchitectureEdits, ArchitectureMeasurements, DropoutRates, FeedForwardGrowth, FeedForwardPruning, LayeredConfig, LayerInsertion } from './architecture-types.js';
-export { feedForwardSize, layeredWeightShapes } from './architecture-types.js';
+export type { ArchitectureEdits, ArchitectureMeasurements, DropoutRates, FeedForwardGrowth, FeedForwardPruning, LayerInsertion } from './architecture-types.js';

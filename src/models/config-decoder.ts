@@ -22,8 +22,10 @@ export interface DecoderConfig {
   readonly vocabSize: number;
   /** C */
   readonly hiddenSize: number;
-  /** F */
+  /** F; the widest layer's where layers differ. */
   readonly intermediateSize: number;
+  /** Each layer's F where they differ, as after growing or pruning feed-forward units; absent where all have `intermediateSize`. */
+  readonly intermediateSizes?: readonly number[];
   readonly layers: number;
   readonly heads: number;
   readonly kvHeads: number;
@@ -43,12 +45,23 @@ export interface DecoderConfig {
   readonly eosTokenIds: readonly number[];
 }
 
+/** F of a layer. */
+export function feedForwardSize(config: DecoderConfig, layer: number): number {
+  return config.intermediateSizes?.[layer] ?? config.intermediateSize;
+}
+
+/** The config of a model whose layers are all like this one: what the graphs of a single layer are built from. */
+export function configOfLayer(config: DecoderConfig, layer: number): DecoderConfig {
+  const { intermediateSizes: _, ...rest } = config;
+  return { ...rest, intermediateSize: feedForwardSize(config, layer) };
+}
+
 /**
  * Every tensor of the model by its Hugging Face name, with its shape. Linear weights are [out, in]; `lm_head.weight` only when
  * the embedding is not tied.
  */
 export function weightShapes(config: DecoderConfig): Map<string, readonly number[]> {
-  const { hiddenSize: c, intermediateSize: f, vocabSize: v } = config;
+  const { hiddenSize: c, vocabSize: v } = config;
   const q = config.heads * config.headDim;
   const kv = config.kvHeads * config.headDim;
   const shapes = new Map<string, readonly number[]>([['model.embed_tokens.weight', [v, c]]]);
@@ -58,6 +71,7 @@ export function weightShapes(config: DecoderConfig): Map<string, readonly number
   };
   for (let i = 0; i < config.layers; i++) {
     const layer = `model.layers.${i}`;
+    const f = feedForwardSize(config, i);
     shapes.set(`${layer}.input_layernorm.weight`, [c]);
     linear(`${layer}.self_attn.q_proj`, q, c, config.attentionBias);
     linear(`${layer}.self_attn.k_proj`, kv, c, config.attentionBias);

@@ -135,6 +135,10 @@ export function checkDecoderConfig(config: DecoderConfig, before: readonly Field
   if (config.heads % config.kvHeads !== 0) {
     violations.push({ field: 'num_key_value_heads', description: `${config.kvHeads} does not divide num_attention_heads ${config.heads}` });
   }
+  const sizes = config.intermediateSizes;
+  if (sizes !== undefined && (sizes.length !== config.layers || !sizes.every((f) => Number.isInteger(f) && f > 0) || Math.max(...sizes) !== config.intermediateSize)) {
+    violations.push({ field: 'intermediate_sizes', description: `must hold ${config.layers} whole numbers above 0, the greatest of them ${config.intermediateSize}` });
+  }
   if (config.headDim % 2 !== 0) violations.push({ field: 'head_dim', description: `must be even, not ${config.headDim}` });
   const divisors = config.ropeScaling?.kind === 'divisors' ? config.ropeScaling.divisors : undefined;
   if (divisors !== undefined && (divisors.length !== config.headDim / 2 || !divisors.every((d) => d > 0))) {
@@ -146,8 +150,12 @@ export function checkDecoderConfig(config: DecoderConfig, before: readonly Field
   if (violations.length > 0) throw invalidFields(violations, 'The config of the checkpoint is damaged or hand-edited; fetch it again.');
 }
 
-/** A config.json that `parseHfConfig` and transformers read back to the same config. Divisors have no counterpart there and are refused. */
+/**
+ * A config.json that `parseHfConfig` and transformers read back to the same config. Divisors and layers that differ in width have no
+ * counterpart there and are refused.
+ */
 export function toHfConfig(config: DecoderConfig, dtype: 'float32' | 'float16' | 'bfloat16'): Json {
+  if (config.intermediateSizes !== undefined) throw unsupported('feed-forward units that differ in width in a Hugging Face folder');
   const windowed = config.slidingWindowTokens !== undefined;
   return {
     architectures: [windowed ? 'MistralForCausalLM' : 'LlamaForCausalLM'],

@@ -68,6 +68,9 @@ function tensor({ config, weights, storage }: GgufModelContent, name: string, sh
 }
 
 function modelFields({ name, config, storage }: GgufModelContent): Map<string, GgufField> {
+  if (config.intermediateSizes !== undefined) {
+    throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', 'llama.cpp reads one feed-forward width for all layers of a llama model');
+  }
   const fields = new Map<string, GgufField>([
     ['general.architecture', { type: 'string', value: 'llama' }],
     ['general.name', { type: 'string', value: name }],

@@ -3,7 +3,7 @@
  * that one product reads the input once. A group is the unit of making and of sharing: a variant makes anew exactly the groups whose
  * sources it changes and shares all others with its base. Nothing here touches a runtime.
  */
-import { ropeTables, type DecoderConfig } from './config.js';
+import { feedForwardSize, ropeTables, type DecoderConfig } from './config.js';
 import { EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT, LAYER_NORMS, layerPrefix } from './decoder.js';
 import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
 import { blocksPerRow, quantizeInt8, QUANTIZATION_BLOCK } from './quantize.js';
@@ -43,7 +43,8 @@ export function mergedLinears(config: DecoderConfig, layer: number): { qkv: Merg
   const prefix = layerPrefix(layer);
   const q = config.heads * config.headDim;
   const kv = config.kvHeads * config.headDim;
-  const { hiddenSize: c, intermediateSize: f, attentionBias, mlpBias } = config;
+  const { hiddenSize: c, attentionBias, mlpBias } = config;
+  const f = feedForwardSize(config, layer);
   const linear = (name: string, modules: readonly string[], inputs: number, outputs: readonly number[], bias: boolean): MergedLinear => ({
     name: `${prefix}.${name}`, modules: modules.map((module) => `${prefix}.${module}`), inputs, outputs, bias,
   });

@@ -36,8 +36,8 @@ export class HeadPass {
 
   /** `inputGradient`: something below the head is trained. */
   static async create(lease: BaseLease, model: StageModel, inputGradient: boolean): Promise<HeadPass> {
-    const { config, runtime } = lease;
-    const { parameters } = model;
+    const { runtime } = lease;
+    const { config, parameters } = model;
     const headName = config.tieWordEmbeddings ? EMBEDDING_WEIGHT : HEAD_WEIGHT;
     const table = await model.tensor(EMBEDDING_WEIGHT);
     const head = config.tieWordEmbeddings ? table : await model.tensor(HEAD_WEIGHT);

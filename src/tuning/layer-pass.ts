@@ -2,7 +2,7 @@
  * One decoder layer of a pass: the sessions of its kind with this layer's tensors bound once. Layers of the same kind share sessions;
  * activations are bound anew only when the micro-batch's size changes.
  */
-import type { DecoderConfig } from '../models/config.js';
+import { configOfLayer, type DecoderConfig } from '../models/config.js';
 import { layerPrefix, LINEAR_MODULES, type LinearModule } from '../models/decoder.js';
 import { dropoutMask, layerForward, layerParameters, layerSegments, loraA, loraB, loraMagnitude, type LayerKind, type LayerSegments, type LoraKind } from '../models/training-form.js';
 import type { Binding, Session, Tensor } from '../runtime/index.js';
@@ -23,6 +23,8 @@ export interface LoraTensors {
 
 /** The model as a stage sees it: every tensor in its current state, and what of it is trained. */
 export interface StageModel {
+  /** The base's, or that of the base edited. */
+  readonly config: DecoderConfig;
   /** A tensor by its checkpoint name: trained here, changed by an earlier stage, or the base's. */
   tensor(name: string): Promise<Tensor>;
   /** LoRA by full module name, trained here or frozen from an earlier stage. */
@@ -58,7 +60,7 @@ export class LayerPass {
 
   /** `lowest`: index of the lowest layer below which nothing is trained (−1 when the embedding is); layers under it run forward only. */
   static async create(lease: BaseLease, model: StageModel, index: number, lowest: number, options: LayerOptions, masks: DropoutMasks): Promise<LayerPass> {
-    const { config } = lease;
+    const config = configOfLayer(model.config, index);
     const kind = kindOf(config, model, index, lowest, options, masks);
     const tensors = await layerTensors(config, model, index, kind.lora);
     const lora = [...kind.lora].map(([module, { rank, scaling, dora, dropoutScale }]) => `${module}/${rank}/${scaling}/${dora === true ? 'dora' : ''}/${dropoutScale ?? ''}`).join(',');
@@ -70,11 +72,11 @@ export class LayerPass {
       return step;
     };
     if (index < lowest || model.parameters === undefined) {
-      const session = await lease.session(`layer:${lora}:${options.packed}`, () => layerForward(config, kind.lora, kind.packed));
+      const session = await lease.session(`layer:${config.intermediateSize}:${lora}:${options.packed}`, () => layerForward(config, kind.lora, kind.packed));
       return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks);
     }
     const segments = layerSegments(config, kind);
-    const key = `${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}`;
+    const key = `${config.intermediateSize}:${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}`;
     const forward = withWeights(bind(await lease.session(`layer-forward:${key}`, () => segments.forward)));
     const backward = withWeights(bind(await lease.session(`layer-backward:${key}`, () => segments.backward)));
     const adding = withWeights(bind(await lease.session(`layer-backward-adding:${key}`, () => segments.backwardAdding)));

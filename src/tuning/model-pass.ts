@@ -40,7 +40,8 @@ export class ModelPass {
   }
 
   static async create(lease: BaseLease, model: StageModel, options: PassOptions): Promise<ModelPass> {
-    const { config, runtime } = lease;
+    const { runtime } = lease;
+    const { config } = model;
     const lowest = lowestTrained(model, config.layers);
     const head = await HeadPass.create(lease, model, lowest < config.layers);
     const layers: LayerPass[] = [];

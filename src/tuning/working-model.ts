@@ -85,12 +85,12 @@ export class WorkingModel {
       this.lora.set(module, { rank: settings.rank, scaling: settings.scaling, a, b, magnitude });
     }
     const dropout = new Map([...plan.lora].map(([module, settings]) => [module, settings.dropout]));
-    return { tensor: (name) => this.tensor(name), lora: this.lora, parameters, dropout };
+    return { config: this.lease.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters, dropout };
   }
 
   /** The state as it is, for a pass without gradients. It reads what a stage is training. */
   frozen(): StageModel {
-    return { tensor: (name) => this.tensor(name), lora: this.lora, parameters: undefined, dropout: new Map() };
+    return { config: this.lease.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters: undefined, dropout: new Map() };
   }
 
   /** What the job made: LoRA modules where nothing else changed and none is DoRA, else all changed tensors with LoRA merged into them. */

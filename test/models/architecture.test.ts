@@ -4,15 +4,15 @@ import { join } from 'node:path';
 import { Xoshiro128 } from '../../src/common/random.js';
 import { gaussian } from '../../src/common/random-streams.js';
 import {
-  activationImportance, BlockInfluence, checkArchitecture, editArchitecture, editedWeights, layeredWeightShapes, leastImportant, magnitudeImportance,
-  NeuronActivity, planArchitecture, type ArchitectureEdits, type ArchitectureMeasurements, type EditedModel, type LayeredConfig,
+  activationImportance, BlockInfluence, checkArchitecture, editArchitecture, editedWeights, leastImportant, magnitudeImportance,
+  NeuronActivity, planArchitecture, type ArchitectureEdits, type ArchitectureMeasurements, type EditedModel,
 } from '../../src/models/architecture.js';
 import { openCheckpoint } from '../../src/models/checkpoint.js';
-import { weightShapes } from '../../src/models/config.js';
+import { weightShapes, type DecoderConfig } from '../../src/models/config.js';
 import { GOLDEN } from '../golden/smollm2.js';
 import { float64Decoder, type Float64Decoder } from './float64-decoder.js';
 
-const CONFIG: LayeredConfig = {
+const CONFIG: DecoderConfig = {
   family: 'llama', vocabSize: 11, hiddenSize: 8, intermediateSize: 6, layers: 3, heads: 2, kvHeads: 1, headDim: 4, maxPositionTokens: 32, ropeTheta: 10000,
   rmsNormEpsilon: 1e-5, tieWordEmbeddings: true, attentionBias: true, mlpBias: true, eosTokenIds: [0],
 };
@@ -231,7 +231,6 @@ describe('checks', () => {
     expect(model.config).toEqual(CONFIG);
     expect(model.made.size).toBe(0);
     expect(model.shapes).toEqual(weightShapes(CONFIG));
-    expect(layeredWeightShapes(CONFIG)).toEqual(weightShapes(CONFIG));
   });
 
   test('stops when aborted', async () => {

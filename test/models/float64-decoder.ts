@@ -1,7 +1,6 @@
 /** A decoder in float64 on plain arrays, for tests of exact properties: every sum runs in index order, whatever the widths. */
-import { ropeTables } from '../../src/models/config.js';
+import { ropeTables, type DecoderConfig } from '../../src/models/config.js';
 import { decoderLayer, EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT, layerPrefix, type DecoderLowering } from '../../src/models/decoder.js';
-import type { LayeredConfig } from '../../src/models/architecture.js';
 
 /** [T][width] */
 type Rows = readonly Float64Array[];
@@ -26,7 +25,7 @@ export interface Float64Decoder {
   readonly activations: Rows[];
 }
 
-export function float64Decoder(config: LayeredConfig, weight: (name: string) => Float32Array | undefined): Float64Decoder {
+export function float64Decoder(config: DecoderConfig, weight: (name: string) => Float32Array | undefined): Float64Decoder {
   const need = (name: string): Float32Array => {
     const data = weight(name);
     if (data === undefined) throw new Error(`no ${name}`);
