@@ -6,7 +6,7 @@
 import { backward, customVjp } from '../autodiff/index.js';
 import { Graph, ops, type Value } from '../onnx/index.js';
 import type { DecoderConfig } from './config.js';
-import { TOKENS } from './training-form.js';
+import { TOKENS } from './training-form-linear.js';
 
 /** tokens [B,T], table [V,C] → y [B*T, C]. */
 export function embeddingSegment(config: DecoderConfig): Graph {

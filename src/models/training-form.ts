@@ -3,24 +3,15 @@
  * layer's weights as inputs. This file lowers one decoder layer and cuts it into a forward and a backward segment.
  * Invariants: activations are [B*T, C] at every border; weights are [out, in]; B and T are symbolic; the backward segment computes
  * only what the trainable set needs and takes from the forward segment only what it would otherwise have to recompute.
- * It must not run anything. The embedding and the head are in training-form-ends.ts.
+ * It must not run anything. Linear layers are in training-form-linear.ts, attention in training-form-attention.ts, the embedding and
+ * the head in training-form-ends.ts.
  */
 import { backward, customVjp } from '../autodiff/index.js';
 import { extract, Graph, ops, type Dim, type Value } from '../onnx/index.js';
 import type { DecoderConfig } from './config.js';
 import { decoderLayer, LAYER_NORMS, LINEAR_MODULES, type DecoderLowering, type LinearModule } from './decoder.js';
-
-/** Rows of every activation: batch times length. */
-export const TOKENS: Dim = 'B*T';
-
-export interface LoraKind {
-  readonly rank: number;
-  readonly scaling: number;
-  /** With a trained magnitude per output (DoRA, Liu et al. 2024). */
-  readonly dora?: boolean;
-  /** What kept inputs of the low-rank path are multiplied by; without it nothing is dropped. The mask is an input, `dropoutMask`. */
-  readonly dropoutScale?: number;
-}
+import { AttentionLayers } from './training-form-attention.js';
+import { dropoutMask, GradientSums, LinearLayers, loraA, loraB, loraMagnitude, TOKENS, type LoraKind } from './training-form-linear.js';
 
 /** What tells one layer's graphs from another's. Names are local to the layer: 'self_attn.q_proj.weight'. */
 export interface LayerKind {
@@ -50,12 +41,6 @@ export interface LayerSegments {
   readonly backwardAdding: Graph;
   readonly saved: readonly SavedValue[];
 }
-
-export const loraA = (module: string): string => `${module}.lora_A.weight`;
-export const loraB = (module: string): string => `${module}.lora_B.weight`;
-export const loraMagnitude = (module: string): string => `${module}.lora_magnitude_vector.weight`;
-/** uint8 [B*T, in]: 1 keeps an element of the input of the low-rank path, 0 drops it. */
-export const dropoutMask = (module: string): string => `${module}.lora_dropout.mask`;
 
 /** Parameters of one layer by local name, with shapes; LoRA matrices included. */
 export function layerParameters(config: DecoderConfig, lora: LayerKind['lora']): Map<string, readonly number[]> {
@@ -107,7 +92,7 @@ function differentiate(config: DecoderConfig, kind: LayerKind, adding: boolean):
   const outputs = cotangents.map((cotangent, i) => {
     if (cotangent === null) throw new Error(`the layer does not depend on ${wrt[i]?.name ?? ''}`);
     const name = kind.inputGradient ? names[i - 1] : names[i];
-    return name === undefined ? graph.rename(cotangent, 'dx') : graph.rename(lowering.accumulated(name, cotangent), `gradient.${name}`);
+    return name === undefined ? graph.rename(cotangent, 'dx') : graph.rename(lowering.sums.accumulated(name, cotangent), `gradient.${name}`);
   });
   const backwardGraph = extract(graph, { name: adding ? 'layer-backward-adding' : 'layer-backward', outputs, stopAt: kind.saved === 'linear' ? lowering.kept : [] });
   const used = new Set(backwardGraph.inputs.map((input) => input.name));
@@ -121,24 +106,24 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   readonly graph = new Graph('layer');
   /** Worth handing to the backward segment; everything else is cheap to recompute from these. */
   readonly kept: Value[] = [];
-  private readonly sums = new Map<string, Value>();
-  private readonly summed = new Set<string>();
-  private readonly positions: Value;
-  private readonly cos: Value;
-  private readonly sin: Value;
-  private readonly mask: Value;
+  readonly sums = new GradientSums();
+  private readonly linears: LinearLayers;
+  private readonly attentionLayers: AttentionLayers;
 
   constructor(private readonly config: DecoderConfig, private readonly lora: LayerKind['lora'], adding: ReadonlySet<string>, packed: boolean) {
     const { graph } = this;
     graph.input('x', 'float32', [TOKENS, config.hiddenSize]);
-    this.positions = graph.input('positions', 'int64', ['B', 'T']);
-    this.cos = graph.input('cos', 'float32', ['P', config.headDim / 2]);
-    this.sin = graph.input('sin', 'float32', ['P', config.headDim / 2]);
-    this.mask = graph.input('mask', 'float32', packed ? ['B', 1, 1, 'T', 'T'] : ['T', 'T']);
+    this.attentionLayers = new AttentionLayers(config, {
+      positions: graph.input('positions', 'int64', ['B', 'T']),
+      cos: graph.input('cos', 'float32', ['P', config.headDim / 2]),
+      sin: graph.input('sin', 'float32', ['P', config.headDim / 2]),
+      mask: graph.input('mask', 'float32', packed ? ['B', 1, 1, 'T', 'T'] : ['T', 'T']),
+    });
+    this.linears = new LinearLayers(graph, lora, this.sums, (value, name) => this.keep(value, name));
     const parameters = layerParameters(config, lora);
     for (const [name, shape] of parameters) {
       graph.input(name, 'float32', shape);
-      if (adding.has(name)) this.sums.set(name, graph.input(`sum.${name}`, 'float32', shape));
+      if (adding.has(name)) this.sums.declare(graph, name, shape);
     }
     for (const [module, { dropoutScale }] of lora) {
       if (dropoutScale !== undefined) graph.input(dropoutMask(module), 'uint8', [TOKENS, parameters.get(`${module}.weight`)![1]!]);
@@ -147,12 +132,6 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
 
   build(): Value {
     return this.graph.rename(decoderLayer(this, PREFIX, this.graph.value('x')), 'y');
-  }
-
-  /** The gradient of a parameter plus what earlier micro-batches left, unless its rule added that already. */
-  accumulated(name: string, gradient: Value): Value {
-    const sum = this.sums.get(name);
-    return sum === undefined || this.summed.has(name) ? gradient : ops.add(sum, gradient);
   }
 
   norm(stream: Value, weight: string): Value {
@@ -164,7 +143,7 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   project(x: Value, modules: readonly string[]): readonly Value[] {
     return modules.map((name) => {
       const module = local(name) as LinearModule;
-      const y = this.linear(x, module);
+      const y = this.linears.lower(x, module);
       // DoRA keeps the sum that its magnitude multiplies; y is cheap to recompute from that.
       return this.lora.get(module)?.dora === true ? y : this.keep(y, `${module}.output`, ['self_attn.o_proj', 'mlp.down_proj']);
     });
@@ -178,9 +157,7 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   /** q [B*T, H*D], k and v [B*T, KV*D] → [B*T, H*D]. */
   attention(qkv: readonly Value[]): Value {
     const [q, k, v] = qkv as readonly [Value, Value, Value];
-    const { heads, kvHeads } = this.config;
-    const output = this.attend(this.grouped(this.rotate(q, heads), heads), this.grouped(this.rotate(k, kvHeads), kvHeads), this.grouped(v, kvHeads));
-    return this.keep(output, 'self_attn.output');
+    return this.keep(this.attentionLayers.attention(q, k, v), 'self_attn.output');
   }
 
   /** SiLU(a)·b; with s = sigmoid(a): d/da = d·b·s·(1 + a·(1 − s)), d/db = d·a·s. */
@@ -203,137 +180,11 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
     return y!;
   }
 
-  /**
-   * y = g∘z + bias with z = x·Wᵀ, with LoRA + scaling·u·Bᵀ, u = x'·Aᵀ. x' is x, after dropout where it is on (inverted, on the low-rank
-   * path alone); g is 1, with DoRA magnitude / n, where n = ‖W + scaling·B·A‖ of each output's row is a constant to the gradient
-   * (Liu et al. 2024, section 4.3). With dz = g∘dy and v = scaling·dz·B: dA = vᵀ·x', dB = scaling·dzᵀ·u, dx = dz·W + v·A through the
-   * mask, dW = dzᵀ·x, dmagnitude = Σ dy∘z / n: the merged weight's gradient is never formed for LoRA.
-   */
-  private linear(x: Value, module: LinearModule): Value {
-    const weight = this.graph.value(`${module}.weight`);
-    const bias = this.graph.has(`${module}.bias`) ? this.graph.value(`${module}.bias`) : undefined;
-    const lora = this.lora.get(module);
-    const a = lora === undefined ? undefined : this.graph.value(loraA(module));
-    const b = lora === undefined ? undefined : this.graph.value(loraB(module));
-    const magnitude = lora?.dora === true ? this.graph.value(loraMagnitude(module)) : undefined;
-    const scaling = lora?.scaling ?? 1;
-    const mask = lora?.dropoutScale === undefined ? undefined : ops.mul(ops.cast(this.graph.value(dropoutMask(module)), 'float32'), lora.dropoutScale);
-    const operands = [x, weight, bias, a, b, magnitude].filter((value) => value !== undefined);
-    let dropped = x;
-    let u: Value | undefined;
-    let z: Value;
-    let n: Value;
-    let g: Value | undefined;
-    const [y] = customVjp(
-      operands,
-      () => {
-        const base = bias === undefined || magnitude !== undefined ? ops.fusedMatMul(x, weight, { transB: true }) : ops.gemm(x, weight, bias, { transB: true });
-        if (a === undefined || b === undefined) return [base];
-        if (mask !== undefined) dropped = ops.mul(x, mask);
-        u = this.keep(ops.fusedMatMul(dropped, a, { transB: true }), `${module}.lora_A.output`);
-        const sum = ops.gemm(u, b, base, { transB: true, alpha: scaling });
-        if (magnitude === undefined) return [sum];
-        z = this.keep(sum, `${module}.output`);
-        n = rowNorms(ops.gemm(b, a, weight, { alpha: scaling }));
-        g = ops.div(magnitude, n);
-        const scaled = ops.mul(z, g);
-        return [bias === undefined ? scaled : ops.add(scaled, bias)];
-      },
-      ([dy], needed) => {
-        const needs = (value: Value): boolean => needed[operands.indexOf(value)] === true;
-        const dz = g === undefined ? dy! : ops.mul(dy!, g);
-        const v = a !== undefined && b !== undefined && (needs(x) || needs(a)) ? ops.fusedMatMul(dz, b, { alpha: scaling }) : undefined;
-        return operands.map((operand) => {
-          if (!needs(operand)) return null;
-          if (operand === x) return v === undefined ? ops.matMul(dz, weight) : this.inputGradient(v, a!, ops.matMul(dz, weight), mask);
-          if (operand === weight) return this.product(weight, dz, x, 1);
-          if (operand === bias) return ops.reduceSum(dy!, [0], false);
-          if (operand === magnitude) return ops.div(ops.reduceSum(ops.mul(dy!, z), [0], false), n);
-          return operand === a ? this.product(a, v!, dropped, 1) : this.product(operand, dz, u!, scaling);
-        });
-      },
-    );
-    return y!;
-  }
-
-  /** base + v·A, the product through the mask where there is one. */
-  private inputGradient(v: Value, a: Value, base: Value, mask: Value | undefined): Value {
-    return mask === undefined ? ops.gemm(v, a, base) : ops.add(base, ops.mul(ops.matMul(v, a), mask));
-  }
-
-  /** alpha·leftᵀ·right, the gradient of a matrix parameter, added to its sum in the same product. */
-  private product(parameter: Value, left: Value, right: Value, alpha: number): Value {
-    const sum = this.sums.get(parameter.name);
-    if (sum === undefined) return ops.fusedMatMul(left, right, { transA: true, alpha });
-    this.summed.add(parameter.name);
-    return ops.gemm(left, right, sum, { transA: true, alpha });
-  }
-
-  /** Rotary positions on [B*T, n*D] → [B, T, n*D]. */
-  private rotate(x: Value, numHeads: number): Value {
-    const rows = ops.reshape(x, ['B', 'T', numHeads * this.config.headDim]);
-    return ops.rotaryEmbedding(rows, this.positions, this.cos, this.sin, { numHeads });
-  }
-
-  /** Heads of a group side by side: [.., n*D] → [B, KV, (n/KV)*T, D]. */
-  private grouped(x: Value, numHeads: number): Value {
-    const { headDim, kvHeads } = this.config;
-    const heads = ops.transpose(ops.reshape(x, ['B', 'T', numHeads, headDim]), [0, 2, 1, 3]);
-    return ops.reshape(heads, ['B', kvHeads, groupRows(numHeads / kvHeads), headDim]);
-  }
-
-  /** [B, KV, g*T, D] back to [B*T, H*D]. */
-  private ungrouped(x: Value): Value {
-    const { heads, headDim } = this.config;
-    return ops.reshape(ops.transpose(ops.reshape(x, ['B', heads, 'T', headDim]), [0, 2, 1, 3]), [TOKENS, heads * headDim]);
-  }
-
-  /**
-   * softmax(q·kᵀ/√D + mask)·v on grouped heads, out as [B*T, H*D]. With P the probabilities and O the output:
-   * dV = Pᵀ·dO, dS = P ∘ (dO·Vᵀ − Σ_D dO∘O), dQ = dS·K/√D, dK = dSᵀ·Q/√D; products over a group sum its queries by themselves.
-   */
-  private attend(q: Value, k: Value, v: Value): Value {
-    const { heads, kvHeads, headDim } = this.config;
-    const group = heads / kvHeads;
-    const alpha = headDim ** -0.5;
-    let p: Value;
-    let output: Value;
-    const [o] = customVjp(
-      [q, k, v],
-      () => {
-        const scores = ops.reshape(ops.fusedMatMul(q, k, { transB: true, alpha }), ['B', kvHeads, group, 'T', 'T']);
-        p = ops.reshape(ops.softmax(ops.add(scores, this.mask), -1), ['B', kvHeads, groupRows(group), 'T']);
-        output = this.ungrouped(ops.matMul(p, v));
-        return [output];
-      },
-      ([d], [needsQ, needsK, needsV]) => {
-        const dOutput = this.grouped(d!, heads);
-        const dv = needsV === true ? ops.fusedMatMul(p, dOutput, { transA: true }) : null;
-        if (needsQ !== true && needsK !== true) return [null, null, dv];
-        const perHead = ops.reduceSum(ops.reshape(ops.mul(d!, output), ['B', 'T', heads, headDim]), [3]);
-        const delta = ops.reshape(ops.transpose(perHead, [0, 2, 1, 3]), ['B', kvHeads, groupRows(group), 1]);
-        const dScores = ops.mul(p, ops.sub(ops.fusedMatMul(dOutput, v, { transB: true }), delta));
-        return [needsQ === true ? ops.fusedMatMul(dScores, k, { alpha }) : null, needsK === true ? ops.fusedMatMul(dScores, q, { transA: true, alpha }) : null, dv];
-      },
-    );
-    return o!;
-  }
-
   private keep(value: Value, name: string, except: readonly string[] = []): Value {
     if (except.some((module) => name === `${module}.output`)) return value;
     this.kept.push(this.graph.rename(value, name));
     return value;
   }
-}
-
-/** [O,I] → the 2-norm of every row [O]. */
-export function rowNorms(matrix: Value): Value {
-  return ops.sqrt(ops.reduceSum(ops.mul(matrix, matrix), [1], false));
-}
-
-/** Rows of g query heads over the same keys. */
-function groupRows(group: number): Dim {
-  return group === 1 ? 'T' : `${group}*T`;
 }
 
 function local(name: string): string {

@@ -4,7 +4,8 @@
  */
 import { configOfLayer, type DecoderConfig } from '../models/config.js';
 import { layerPrefix, LINEAR_MODULES, type LinearModule } from '../models/decoder.js';
-import { dropoutMask, layerForward, layerParameters, layerSegments, loraA, loraB, loraMagnitude, type LayerKind, type LayerSegments, type LoraKind } from '../models/training-form.js';
+import { layerForward, layerParameters, layerSegments, type LayerKind, type LayerSegments } from '../models/training-form.js';
+import { dropoutMask, loraA, loraB, loraMagnitude, type LoraKind } from '../models/training-form-linear.js';
 import type { Binding, Session, Tensor } from '../runtime/index.js';
 import type { Activations, ShapeInputs } from './activations.js';
 import type { DropoutMasks } from './dropout.js';

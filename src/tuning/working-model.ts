@@ -9,7 +9,7 @@ import { labelledStream } from '../common/random-streams.js';
 import type { LoraInput, LoraModule, VariantInput } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import { weightShapes } from '../models/config.js';
-import { loraA, loraB, loraMagnitude, rowNorms } from '../models/training-form.js';
+import { loraA, loraB, loraMagnitude, rowNorms } from '../models/training-form-linear.js';
 import { Graph, ops } from '../onnx/index.js';
 import type { Tensor } from '../runtime/index.js';
 import type { LoraTensors, StageModel } from './layer-pass.js';
