@@ -22,6 +22,15 @@ export interface StepEvent {
   readonly etaMs: number;
 }
 
+/** What a stage has done so far. */
+export interface StageOutcome {
+  readonly steps: number;
+  readonly finalLoss: number;
+  readonly tokens: number;
+  readonly elapsedMs: number;
+  readonly peakMemoryBytes: number;
+}
+
 export interface TuningResult {
   readonly content: LoraInput | VariantInput;
   readonly steps: number;

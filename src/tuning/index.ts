@@ -1,7 +1,7 @@
 /** Tuning: what to train, how, and the loop that does it. */
 export { checkSpecification, resolveStage, type Component, type Layers, type LoraPattern, type LoraSelection, type RateGroup, type ResolvedStage, type SavedActivations, type Schedule, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
-export type { StepEvent, TuningResult } from './events.js';
+export type { StageOutcome, StepEvent, TuningResult } from './events.js';
+export { CHECKPOINT_FORMAT, DEFAULT_KEPT_CHECKPOINTS, type CheckpointPolicy, type Checkpoints, type CheckpointState, type StoredCheckpoint, type TrainingCheckpoint } from './checkpoint.js';
 export { selectTrainable, type LoraSettings, type TrainablePlan } from './selection.js';
 export { BaseLease, TrainingHost, type BaseModel } from './training-host.js';
 export { checkTuning, runTuning, trainOnTokens, type TokenTrainingInput, type TuningInput } from './run.js';
-export type { StageOutcome } from './trainer.js';

@@ -8,12 +8,12 @@ import type { Checkpoint } from '../models/checkpoint.js';
 import { renderExample, truncateRendered, type PromptExample, type RenderedExample } from '../models/prompt.js';
 import type { Runtime } from '../runtime/index.js';
 import { tokenRow, type TokenRow } from './batches.js';
-import type { StepEvent, TuningResult } from './events.js';
+import type { StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
 import { ModelPass } from './model-pass.js';
 import { selectTrainable } from './selection.js';
 import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
-import { longestPadded, meanLoss, trainStage, type StageInput, type StageOutcome } from './trainer.js';
+import { longestPadded, meanLoss, trainStage, type StageInput } from './trainer.js';
 import { TrainingHost } from './training-host.js';
 import { parameterShapes, WorkingModel } from './working-model.js';
 

@@ -9,7 +9,7 @@ import { systemClock, type Clock } from '../common/clock.js';
 import { processMemory } from '../runtime/index.js';
 import { cutByTokens, layOut, LENGTH_MULTIPLE, pack, planEpoch, stepsPerEpoch, type TokenRow } from './batches.js';
 import { dropoutStream } from './dropout.js';
-import type { StepEvent } from './events.js';
+import type { StageOutcome, StepEvent } from './events.js';
 import type { StageModel } from './layer-pass.js';
 import { ModelPass } from './model-pass.js';
 import { AdamW } from './optimizer.js';
@@ -38,14 +38,6 @@ export interface StageInput {
   readonly signal: AbortSignal | undefined;
   readonly activationBudgetBytes?: number;
   readonly clock?: Clock;
-}
-
-export interface StageOutcome {
-  readonly steps: number;
-  readonly finalLoss: number;
-  readonly tokens: number;
-  readonly elapsedMs: number;
-  readonly peakMemoryBytes: number;
 }
 
 /** Padded length of the longest row. */
