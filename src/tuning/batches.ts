@@ -57,7 +57,11 @@ export function planEpoch(lengths: readonly number[], batchSize: number, accumul
 }
 
 /** Lengths are padded to a multiple of this, so that few shapes occur. */
-export const LENGTH_MULTIPLE = 8;
+const LENGTH_MULTIPLE = 8;
+
+export function padded(length: number): number {
+  return Math.ceil(length / LENGTH_MULTIPLE) * LENGTH_MULTIPLE;
+}
 
 export interface MicroBatch {
   /** B and T. */
@@ -78,8 +82,6 @@ export interface Place {
   readonly start: number;
   readonly length: number;
 }
-
-const padded = (length: number): number => Math.ceil(length / LENGTH_MULTIPLE) * LENGTH_MULTIPLE;
 
 /** Lays rows out as one micro-batch, a sequence a row. */
 export function layOut(rows: readonly TokenRow[]): MicroBatch {
@@ -136,14 +138,14 @@ export function cutByTokens(batches: readonly (readonly number[])[], lengths: re
     let current: number[] = [];
     let longest = 0;
     for (const row of batch) {
-      const length = Math.max(longest, Math.ceil(lengths[row]! / LENGTH_MULTIPLE) * LENGTH_MULTIPLE);
+      const length = Math.max(longest, padded(lengths[row]!));
       if (current.length > 0 && (current.length + 1) * length > maxTokens) {
         result.push(current);
         current = [];
         longest = 0;
       }
       current.push(row);
-      longest = Math.max(longest, Math.ceil(lengths[row]! / LENGTH_MULTIPLE) * LENGTH_MULTIPLE);
+      longest = Math.max(longest, padded(lengths[row]!));
     }
     if (current.length > 0) result.push(current);
   }

@@ -9,10 +9,11 @@ export interface StepEvent {
   readonly totalSteps: number;
   /** Fraction of passes over the rows done, e.g. 1.25. */
   readonly epoch: number;
-  /** Mean cross entropy in nats over the tokens of this step that count. */
+  /** Mean of the objective over the terms of this step; of cross entropies, in nats. */
   readonly loss: number;
-  /** Tokens fed, padding not counted, and those that counted in the loss. */
+  /** Tokens fed, padding not counted. */
   readonly tokens: number;
+  /** Terms of the loss: tokens that counted, of a classification rows, of preferences pairs. */
   readonly lossTokens: number;
   readonly learningRate: number;
   /** Global 2-norm before clipping. */
@@ -20,6 +21,9 @@ export interface StepEvent {
   readonly tokensPerSecond: number;
   /** Estimated time left in this stage. */
   readonly etaMs: number;
+  /** Of preferences: share of the pairs whose chosen answer has the higher reward, and the mean difference of the rewards. */
+  readonly preferenceAccuracy?: number;
+  readonly preferenceMargin?: number;
 }
 
 /** What a stage has done so far. */

@@ -11,6 +11,7 @@ import { tokenRow, type TokenRow } from './batches.js';
 import type { StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
 import { ModelPass } from './model-pass.js';
+import { tokenObjective } from './objective-tokens.js';
 import { selectTrainable } from './selection.js';
 import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
 import { longestPadded, meanLoss, trainStage, type StageInput } from './trainer.js';
@@ -59,7 +60,7 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
       skippedRows += skipped;
       const { model, peakRate } = await beginStage(working, config, stage, input.specification.seed);
       outcomes.push(await trainStage({
-        lease, model, stage, stageIndex, peakRate, rows, seed: input.specification.seed, emit: input.emit, signal,
+        lease, model, stage, stageIndex, peakRate, objective: tokenObjective(rows, stage), seed: input.specification.seed, emit: input.emit, signal,
         ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
       }));
     }
@@ -137,13 +138,13 @@ export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readon
   const lease = new TrainingHost(runtime).lease({ key: 'tokens', config, weights });
   let validator: ModelPass | undefined;
   try {
-    const rows = tokenRows(input.rows, config.vocabSize, 'rows');
+    const objective = tokenObjective(tokenRows(input.rows, config.vocabSize, 'rows'), stage);
     const working = new WorkingModel(lease, signal);
     const { model, peakRate } = await beginStage(working, config, stage, seed);
-    const heldOut = tokenRows(validation?.rows ?? [], config.vocabSize, 'validation.rows');
-    if (heldOut.length > 0) validator = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: longestPadded(heldOut) });
+    const heldOut = tokenObjective(tokenRows(validation?.rows ?? [], config.vocabSize, 'validation.rows'), { packing: false });
+    if (heldOut.lengths.length > 0) validator = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: longestPadded(heldOut) });
     const outcome = await trainStage({
-      lease, model, stage, stageIndex: 0, peakRate, rows, seed, signal,
+      lease, model, stage, stageIndex: 0, peakRate, objective, seed, signal,
       emit: async (event) => {
         await input.emit(event);
         if (validator === undefined || validation === undefined || (event.step % validation.everySteps !== 0 && event.step !== event.totalSteps)) return;

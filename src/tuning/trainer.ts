@@ -1,17 +1,18 @@
 /**
  * The training loop of one stage: micro-batches, gradients, clipping, AdamW, an event per step. Loss and gradients are means over
- * all tokens of a step that count, however they are cut into micro-batches. Bit-reproducible: order, initial values and every
- * sum follow from the seed and the thread count. It must not know where rows come from or where the result goes.
+ * all terms of a step's losses, however its rows are cut into micro-batches. Bit-reproducible: order, initial values and every
+ * sum follow from the seed and the thread count. It must not know what a row is, where rows come from or where the result goes.
  */
 import { labelledStream } from '../common/random-streams.js';
 import { LoricaError } from '../common/errors.js';
 import { systemClock, type Clock } from '../common/clock.js';
 import { processMemory } from '../runtime/index.js';
-import { cutByTokens, layOut, LENGTH_MULTIPLE, pack, planEpoch, stepsPerEpoch, type TokenRow } from './batches.js';
+import { cutByTokens, padded, planEpoch, stepsPerEpoch } from './batches.js';
 import { dropoutStream } from './dropout.js';
 import type { StageOutcome, StepEvent } from './events.js';
 import type { StageModel } from './layer-pass.js';
 import { ModelPass } from './model-pass.js';
+import type { ExtraFigure, Objective } from './objective.js';
 import { AdamW } from './optimizer.js';
 import type { Parameters } from './parameters.js';
 import { learningRateAt } from './schedule.js';
@@ -32,7 +33,8 @@ export interface StageInput {
   readonly stageIndex: number;
   /** Peak learning rate; factors are in the model's parameters. */
   readonly peakRate: number;
-  readonly rows: readonly TokenRow[];
+  /** What is minimized, over which rows. */
+  readonly objective: Objective;
   readonly seed: number;
   readonly emit: (event: StepEvent) => void | Promise<void>;
   readonly signal: AbortSignal | undefined;
@@ -40,13 +42,14 @@ export interface StageInput {
   readonly clock?: Clock;
 }
 
-/** Padded length of the longest row. */
-export function longestPadded(rows: readonly TokenRow[]): number {
-  return Math.ceil(rows.reduce((most, row) => Math.max(most, row.inputs.length), 1) / LENGTH_MULTIPLE) * LENGTH_MULTIPLE;
+/** Padded length of the longest sequence: what a pass must be made for. */
+export function longestPadded({ longestTokens }: Objective): number {
+  return padded(longestTokens);
 }
 
-/** Padded tokens that a micro-batch of this pass may have. */
-export function microBatchTokens(pass: ModelPass, longest: number, budgetBytes = DEFAULT_ACTIVATION_BUDGET_BYTES): number {
+/** Padded tokens that a micro-batch of this pass may have; any row fits. */
+export function microBatchTokens(pass: ModelPass, { lengths }: Objective, budgetBytes = DEFAULT_ACTIVATION_BUDGET_BYTES): number {
+  const longest = padded(lengths.reduce((most, length) => Math.max(most, length), 1));
   return Math.max(longest, Math.min(MOST_TOKENS, Math.floor(budgetBytes / pass.savedBytesPerToken)));
 }
 
@@ -55,11 +58,11 @@ export function microBatchTokens(pass: ModelPass, longest: number, budgetBytes =
  * of the last good step), CANCELLED when aborted. Gradients and moments are freed at the end either way.
  */
 export async function trainStage(input: StageInput): Promise<StageOutcome> {
-  const { lease, model, stage, rows } = input;
+  const { lease, model, stage, objective } = input;
   let pass: ModelPass | undefined;
   let optimizer: AdamW | undefined;
   try {
-    pass = await ModelPass.create(lease, model, { savedActivations: stage.savedActivations, maxLengthTokens: longestPadded(rows), packed: stage.packing });
+    pass = await ModelPass.create(lease, model, { savedActivations: stage.savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing });
     optimizer = await AdamW.create(lease, model.parameters, stage);
     return await loop(input, pass, optimizer);
   } finally {
@@ -70,10 +73,10 @@ export async function trainStage(input: StageInput): Promise<StageOutcome> {
 }
 
 async function loop(input: StageInput, pass: ModelPass, optimizer: AdamW): Promise<StageOutcome> {
-  const { stage, rows, signal, clock = systemClock } = input;
-  const lengths = rows.map((row) => row.inputs.length);
-  const maxTokens = microBatchTokens(pass, longestPadded(rows), input.activationBudgetBytes);
-  const perEpoch = stepsPerEpoch(rows.length, stage.batchSize, stage.accumulationSteps);
+  const { stage, objective, signal, clock = systemClock } = input;
+  const { lengths } = objective;
+  const maxTokens = microBatchTokens(pass, objective, input.activationBudgetBytes);
+  const perEpoch = stepsPerEpoch(lengths.length, stage.batchSize, stage.accumulationSteps);
   const totalSteps = stage.length.kind === 'steps' ? stage.length.steps : stage.length.epochs * perEpoch;
   const startedMs = clock.monotonicMs();
   let outcome: StageOutcome = { steps: 0, finalLoss: Number.NaN, tokens: 0, elapsedMs: 0, peakMemoryBytes: 0 };
@@ -81,14 +84,17 @@ async function loop(input: StageInput, pass: ModelPass, optimizer: AdamW): Promi
     const plan = planEpoch(lengths, stage.batchSize, stage.accumulationSteps, labelledStream(input.seed, `order/${input.stageIndex}/${epoch}`));
     for (const batches of plan.slice(0, totalSteps - outcome.steps)) {
       const step = outcome.steps + 1;
-      const lossTokens = batches.flat().reduce((sum, row) => sum + rows[row]!.lossTokens, 0);
+      const lossTokens = batches.flat().reduce((sum, row) => sum + objective.terms(row), 0);
       let lossSum = 0;
       let tokens = 0;
-      for (const [i, indices] of cutByTokens(batches, lengths, maxTokens).entries()) {
-        const chosen = indices.map((row) => rows[row]!);
-        const batch = stage.packing ? pack(chosen) : layOut(chosen);
-        lossSum += await pass.gradients(batch, 1 / lossTokens, i > 0, signal, (row, module) => dropoutStream(input.seed, input.stageIndex, step, indices[row]!, module));
-        tokens += batch.fedTokens;
+      const extras = new Map<ExtraFigure, number>();
+      for (const [i, rows] of cutByTokens(batches, lengths, maxTokens).entries()) {
+        const outcome = await objective.gradients(pass, rows, {
+          scale: 1 / lossTokens, adding: i > 0, signal, randomOf: (sequence, module) => dropoutStream(input.seed, input.stageIndex, step, sequence, module),
+        });
+        lossSum += outcome.lossSum;
+        tokens += outcome.tokens;
+        for (const [figure, sum] of Object.entries(outcome.extras ?? {})) extras.set(figure as ExtraFigure, (extras.get(figure as ExtraFigure) ?? 0) + sum);
       }
       const loss = lossSum / lossTokens;
       const gradientNorm = await optimizer.gradientNorm(signal);
@@ -103,6 +109,7 @@ async function loop(input: StageInput, pass: ModelPass, optimizer: AdamW): Promi
       await input.emit({
         stage: input.stageIndex, step, totalSteps, epoch: step / perEpoch, loss, tokens, lossTokens, learningRate, gradientNorm,
         tokensPerSecond: (1000 * outcome.tokens) / elapsedMs, etaMs: Math.round((elapsedMs / step) * (totalSteps - step)),
+        ...Object.fromEntries([...extras].map(([figure, sum]) => [figure, sum / lossTokens])),
       });
     }
   }
@@ -122,13 +129,11 @@ function refuseDivergence(step: number, loss: number, gradientNorm: number): voi
   });
 }
 
-/** Mean loss in nats per token that counts, over all rows, without gradients. The pass must have no parameters. */
-export async function meanLoss(pass: ModelPass, rows: readonly TokenRow[], signal: AbortSignal | undefined): Promise<number> {
-  const lengths = rows.map((row) => row.inputs.length);
+/** Mean loss per term over all rows, without gradients. The pass must have no parameters. */
+export async function meanLoss(pass: ModelPass, objective: Objective, signal: AbortSignal | undefined): Promise<number> {
+  const { lengths } = objective;
   const order = lengths.map((_, i) => i).sort((a, b) => lengths[b]! - lengths[a]!);
   let sum = 0;
-  for (const indices of cutByTokens([order], lengths, microBatchTokens(pass, longestPadded(rows)))) {
-    sum += await pass.loss(layOut(indices.map((row) => rows[row]!)), signal);
-  }
-  return sum / rows.reduce((count, row) => count + row.lossTokens, 0);
+  for (const rows of cutByTokens([order], lengths, microBatchTokens(pass, objective))) sum += await objective.loss(pass, rows, signal);
+  return sum / order.reduce((count, row) => count + objective.terms(row), 0);
 }

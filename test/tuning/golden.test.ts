@@ -9,6 +9,7 @@ import { parseSafetensors } from '../../src/tensor/safetensors.js';
 import { layOut, pack, tokenRow, type TokenRow } from '../../src/tuning/batches.js';
 import { dropoutStream, type RandomOfRow } from '../../src/tuning/dropout.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
+import { tokenObjective } from '../../src/tuning/objective-tokens.js';
 import { beginStage } from '../../src/tuning/run.js';
 import { selectTrainable } from '../../src/tuning/selection.js';
 import { resolveStage, type ResolvedStage, type SavedActivations, type StageSpecification, type TrainableSelection } from '../../src/tuning/specification.js';
@@ -163,7 +164,7 @@ async function train(lease: BaseLease, begun: Awaited<ReturnType<typeof beginSta
   const losses: number[] = [];
   const norms: number[] = [];
   await trainStage({
-    ...begun, lease, stage, stageIndex: 0, rows, seed: settings.seed, signal: undefined,
+    ...begun, lease, stage, stageIndex: 0, objective: tokenObjective(rows, stage), seed: settings.seed, signal: undefined,
     emit: (event) => {
       losses.push(event.loss);
       norms.push(event.gradientNorm);

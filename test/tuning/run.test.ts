@@ -6,6 +6,7 @@ import type { PromptExample } from '../../src/models/prompt.js';
 import { Runtime } from '../../src/runtime/index.js';
 import type { StepEvent, StageSpecification, TuningResult, TuningSpecification } from '../../src/tuning/index.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
+import { tokenObjective } from '../../src/tuning/objective-tokens.js';
 import { beginStage, checkTuning, runTuning, trainOnTokens } from '../../src/tuning/run.js';
 import { tokenRow } from '../../src/tuning/batches.js';
 import { trainStage } from '../../src/tuning/trainer.js';
@@ -146,7 +147,7 @@ describe('DoRA', () => {
     const begun = await beginStage(working, config, stage, 3);
     expect(largestDifference(await logitsNow(), before)).toBeLessThanOrEqual(1e-5);
     const rows = [[5, 9, 33, 70], [12, 9, 8, 7]].map((tokens) => tokenRow({ tokens, lossMask: [true, true, true, true] })!);
-    await trainStage({ ...begun, lease, stage, stageIndex: 0, rows, seed: 3, emit: () => undefined, signal: undefined });
+    await trainStage({ ...begun, lease, stage, stageIndex: 0, objective: tokenObjective(rows, stage), seed: 3, emit: () => undefined, signal: undefined });
     const unmerged = await logitsNow();
     expect(largestDifference(unmerged, before)).toBeGreaterThan(1e-2);
     const content = (await working.content()) as VariantInput;
