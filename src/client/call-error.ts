@@ -6,6 +6,8 @@ import { Status } from '../gen/google/rpc/status.js';
 export interface CallViolation {
   readonly field: string;
   readonly description: string;
+  /** A code of a closed list, where the rule has one, such as WRONG_TYPE of a dataset's row. */
+  readonly reason?: string;
 }
 
 export interface CallFailure {
@@ -57,7 +59,11 @@ export function toCallError(error: unknown): unknown {
       code: error.code in Code ? Code[error.code] : String(error.code),
       reason: info?.reason ?? '',
       message: error.details,
-      violations: (find('BadRequest', BadRequest)?.fieldViolations ?? []).map(({ field, description }) => ({ field, description })),
+      violations: (find('BadRequest', BadRequest)?.fieldViolations ?? []).map(({ field, description, reason }) => ({
+        field,
+        description,
+        ...(reason === '' ? {} : { reason }),
+      })),
       hint: info?.metadata['hint'] ?? '',
       requestId: find('RequestInfo', RequestInfo)?.requestId ?? (typeof trailer === 'string' ? trailer : ''),
       retryAfterMs: delay === undefined ? undefined : delay.seconds * 1000 + delay.nanos / 1_000_000,

@@ -68,6 +68,8 @@ export type ErrorReason =
 export interface FieldViolation {
   readonly field: string;
   readonly description: string;
+  /** A code of a closed list, where the rule has one (datasets' findings). */
+  readonly reason?: string;
 }
 
 export interface ErrorDetails {

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { DatasetStatistics, Example, ExampleKind, Finding, Report } from './dataset.js';
+import { FINDING_RULES, type FindingCode } from './finding-codes.js';
 import { LineSplitter, MAX_LINE_BYTES, type Line } from './lines.js';
 import { parseRow, textOf } from './row.js';
 
@@ -21,7 +22,7 @@ export interface CheckedLine {
   readonly example?: Example;
 }
 
-type Find = (severity: Finding['severity'], path: string, message: string) => void;
+type Find = (code: FindingCode, path: string, message: string, relatedLine?: number) => void;
 
 export class JsonlCheck {
   private readonly lines = new LineSplitter();
@@ -51,7 +52,7 @@ export class JsonlCheck {
   end(): CheckedLine[] {
     const last = Array.from(this.lines.end(), (line) => this.checked(line));
     if (this.rows > 0 || this.counts.error > 0) return last;
-    const findings: Finding[] = [{ severity: 'error', line: 0, path: '$', message: 'the file has no rows' }];
+    const findings = [finding('NO_ROWS', 0, '$', 'the file has no rows')];
     this.note(findings);
     return [...last, { line: 0, findings }];
   }
@@ -78,7 +79,9 @@ export class JsonlCheck {
 
   private checked(line: Line): CheckedLine {
     const findings: Finding[] = [];
-    const example = this.line(line, (severity, path, message) => findings.push({ severity, line: line.number, path, message }));
+    const example = this.line(line, (code, path, message, relatedLine) =>
+      findings.push(finding(code, line.number, path, message, relatedLine)),
+    );
     this.note(findings);
     return { line: line.number, findings, ...(example === undefined ? {} : { example }) };
   }
@@ -92,31 +95,32 @@ export class JsonlCheck {
 
   private line(line: Line, find: Find): Example | undefined {
     if (line.tooLong) {
-      find('error', '$', `is longer than ${MAX_LINE_BYTES} bytes`);
+      find('LINE_TOO_LONG', '$', `is longer than ${MAX_LINE_BYTES} bytes`);
       return undefined;
     }
     let text: string;
     try {
       text = this.decoder.decode(line.bytes.at(-1) === CR ? line.bytes.subarray(0, -1) : line.bytes);
     } catch {
-      find('error', '$', 'is not valid UTF-8');
+      find('INVALID_UTF8', '$', 'is not valid UTF-8');
       return undefined;
     }
     if (line.bytes.at(-1) === CR && !this.carriageReturns) {
       this.carriageReturns = true;
-      find('warning', '$', 'lines end with CR LF; the CR is ignored');
+      find('CARRIAGE_RETURNS', '$', 'lines end with CR LF; the CR is ignored');
     }
-    if (line.number === 1 && text.startsWith('\ufeff')) {
+    if (text.startsWith('\ufeff')) {
       text = text.slice(1);
-      find('warning', '$', 'the file begins with a byte order mark, which is ignored');
+      const what = line.number === 1 ? 'the file begins' : 'begins (as where files were joined)';
+      find('BYTE_ORDER_MARK', '$', `${what} with a byte order mark, which is ignored`);
     }
     if (text.trim() === '') {
-      find('warning', '$', 'is blank and ignored');
+      find('BLANK_LINE', '$', 'is blank and ignored');
       return undefined;
     }
     const row = parseRow(text);
     if ('errors' in row) {
-      for (const error of row.errors) find('error', error.path, error.message);
+      for (const error of row.errors) find(error.code, error.path, error.message);
       return undefined;
     }
     return this.row(row.example, line.number, find);
@@ -128,7 +132,7 @@ export class JsonlCheck {
       this.kindLine = line;
     }
     if (example.kind !== this.kind) {
-      find('error', '$', `is a ${example.kind} row, line ${this.kindLine} is a ${this.kind} row: a dataset has one kind`);
+      find('MIXED_KINDS', '$', `is a ${example.kind} row, line ${this.kindLine} is a ${this.kind} row: a dataset has one kind`);
       return undefined;
     }
     const texts = textOf(example);
@@ -144,10 +148,16 @@ export class JsonlCheck {
     const first = this.seen.get(identity);
     if (first !== undefined) {
       this.duplicates += 1;
-      find('warning', '$', `repeats line ${first}`);
+      find('DUPLICATE_ROW', '$', `repeats line ${first}`, first);
     } else if (this.seen.size < MAX_REMEMBERED_ROWS) this.seen.set(identity, line);
     return example;
   }
+}
+
+/** A finding with the severity of its code. */
+export function finding(code: FindingCode, line: number, path: string, message: string, relatedLine?: number): Finding {
+  const { severity } = FINDING_RULES[code];
+  return { severity, code, line, path, message, ...(relatedLine === undefined ? {} : { relatedLine }) };
 }
 
 /** Unicode characters (code points), which a surrogate pair in UTF-16 is one of. */

@@ -171,6 +171,7 @@ function accepted(report: Report, sha256: string | undefined): ExampleKind {
   const violations = errors.map((error) => ({
     field: error.line === 0 ? 'file' : `line ${error.line}: ${error.path}`,
     description: error.message,
+    reason: error.code,
   }));
   const first = violations[0];
   const message = `the dataset has ${report.errorCount} error${report.errorCount === 1 ? '' : 's'}${first === undefined ? '' : `; the first: ${first.field} ${first.description}`}`;

@@ -1,6 +1,8 @@
 /**
  * What a dataset is: rows of one kind, immutable, addressed by the sha256 of the uploaded bytes; and what can be wrong with a row.
  */
+import type { FindingCode } from './finding-codes.js';
+
 export interface DatasetMessage {
   readonly role: string;
   readonly content: string;
@@ -18,9 +20,14 @@ export type ExampleKind = Example['kind'];
 /** `line` counts from 1; 0 means the file as a whole. `path` is a JSON path such as $.messages[1].role. */
 export interface Finding {
   readonly severity: 'error' | 'warning';
+  readonly code: FindingCode;
   readonly line: number;
   readonly path: string;
   readonly message: string;
+  /** The earlier line that this one repeats or contradicts; in `relatedDataset` where that is given, else in the same file. */
+  readonly relatedLine?: number;
+  /** Full name of another dataset. */
+  readonly relatedDataset?: string;
 }
 
 export interface DatasetStatistics {

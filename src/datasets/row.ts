@@ -3,8 +3,10 @@
  * The kinds, by their fields: prompt + completion, messages, text + label, text. Other fields are errors: a misspelt one must not pass unseen.
  */
 import type { DatasetMessage, Example, ExampleKind } from './dataset.js';
+import type { FindingCode } from './finding-codes.js';
 
 export interface RowError {
+  readonly code: FindingCode;
   /** JSON path, e.g. $.messages[0].content. */
   readonly path: string;
   readonly message: string;
@@ -28,15 +30,15 @@ export function parseRow(text: string): ParsedRow {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    return { errors: [{ path: '$', message: `not valid JSON: ${jsonProblem(error)}` }] };
+    return { errors: [{ code: 'INVALID_JSON', path: '$', message: `not valid JSON: ${jsonProblem(error)}` }] };
   }
-  if (!isObject(value)) return { errors: [{ path: '$', message: `a row is a JSON object, this is ${typeName(value)}` }] };
+  if (!isObject(value)) return { errors: [{ code: 'NOT_AN_OBJECT', path: '$', message: `a row is a JSON object, this is ${typeName(value)}` }] };
   const kind = kindOf(value);
   if (kind === undefined) {
     const names = Object.keys(value).slice(0, 8).map(shown);
     return {
       errors: [
-        { path: '$', message: `has ${names.length === 0 ? 'no fields' : `the fields ${names.join(', ')}`}: a row has ${KINDS_TEXT}` },
+        { code: 'UNKNOWN_KIND', path: '$', message: `has ${names.length === 0 ? 'no fields' : `the fields ${names.join(', ')}`}: a row has ${KINDS_TEXT}` },
       ],
     };
   }
@@ -59,7 +61,7 @@ function check(row: Record<string, unknown>, kind: ExampleKind): ParsedRow {
   const errors: RowError[] = [];
   for (const name of Object.keys(row)) {
     if (!FIELDS[kind].includes(name))
-      errors.push({ path: member('$', name), message: `unknown field in a row with ${FIELDS[kind].join(' and ')}` });
+      errors.push({ code: 'UNKNOWN_FIELD', path: member('$', name), message: `unknown field in a row with ${FIELDS[kind].join(' and ')}` });
   }
   const string = (name: string): string => requireString(row[name], `$.${name}`, errors);
   const example: Example =
@@ -75,37 +77,37 @@ function check(row: Record<string, unknown>, kind: ExampleKind): ParsedRow {
 
 function messages(value: unknown, errors: RowError[]): DatasetMessage[] {
   if (!Array.isArray(value)) {
-    errors.push({ path: '$.messages', message: `must be a list, this is ${typeName(value)}` });
+    errors.push({ code: 'WRONG_TYPE', path: '$.messages', message: `must be a list, this is ${typeName(value)}` });
     return [];
   }
-  if (value.length === 0) errors.push({ path: '$.messages', message: 'must not be empty' });
+  if (value.length === 0) errors.push({ code: 'EMPTY_VALUE', path: '$.messages', message: 'must not be empty' });
   if (value.length > MAX_MESSAGES) {
-    errors.push({ path: '$.messages', message: `has ${value.length} messages, at most ${MAX_MESSAGES} are taken` });
+    errors.push({ code: 'VALUE_TOO_LARGE', path: '$.messages', message: `has ${value.length} messages, at most ${MAX_MESSAGES} are taken` });
     return [];
   }
   return value.map((entry: unknown, index) => {
     const path = `$.messages[${index}]`;
     if (!isObject(entry)) {
-      errors.push({ path, message: `must be an object, this is ${typeName(entry)}` });
+      errors.push({ code: 'WRONG_TYPE', path, message: `must be an object, this is ${typeName(entry)}` });
       return { role: '', content: '' };
     }
     for (const name of Object.keys(entry)) {
       if (name !== 'role' && name !== 'content')
-        errors.push({ path: member(path, name), message: 'unknown field in a message with role and content' });
+        errors.push({ code: 'UNKNOWN_FIELD', path: member(path, name), message: 'unknown field in a message with role and content' });
     }
     const role = requireString(entry['role'], `${path}.role`, errors);
     if (role.length > MAX_ROLE_CHARACTERS)
-      errors.push({ path: `${path}.role`, message: `is longer than ${MAX_ROLE_CHARACTERS} characters` });
+      errors.push({ code: 'VALUE_TOO_LARGE', path: `${path}.role`, message: `is longer than ${MAX_ROLE_CHARACTERS} characters` });
     return { role, content: requireString(entry['content'], `${path}.content`, errors) };
   });
 }
 
 function requireString(value: unknown, path: string, errors: RowError[]): string {
-  if (value === undefined) errors.push({ path, message: 'is missing' });
-  else if (typeof value !== 'string') errors.push({ path, message: `must be a string, this is ${typeName(value)}` });
-  else if (value === '') errors.push({ path, message: 'must not be empty' });
+  if (value === undefined) errors.push({ code: 'MISSING_FIELD', path, message: 'is missing' });
+  else if (typeof value !== 'string') errors.push({ code: 'WRONG_TYPE', path, message: `must be a string, this is ${typeName(value)}` });
+  else if (value === '') errors.push({ code: 'EMPTY_VALUE', path, message: 'must not be empty' });
   else if (/\p{Surrogate}/u.test(value))
-    errors.push({ path, message: 'holds half of a surrogate pair (an escape such as \\ud800 on its own)' });
+    errors.push({ code: 'LONE_SURROGATE', path, message: 'holds half of a surrogate pair (an escape such as \\ud800 on its own)' });
   else return value;
   return '';
 }

@@ -80,10 +80,10 @@ function errorDetails(error: LoricaError, requestId: string): Any[] {
     pack('RequestInfo', RequestInfo, { requestId, servingData: '' }),
   ];
   if (error.violations.length > 0) {
-    const fieldViolations = fit(error.violations).map(({ field, description }) => ({
+    const fieldViolations = fit(error.violations).map(({ field, description, reason = '' }) => ({
       field,
       description,
-      reason: '',
+      reason,
       localizedMessage: undefined,
     }));
     details.push(pack('BadRequest', BadRequest, { fieldViolations }));
@@ -108,8 +108,8 @@ function fit(violations: readonly FieldViolation[]): FieldViolation[] {
   const kept: FieldViolation[] = [];
   let bytes = 0;
   for (const violation of violations) {
-    const short = { field: cut(violation.field, 128), description: cut(violation.description, VIOLATION_TEXT_BYTES) };
-    bytes += Buffer.byteLength(short.field) + Buffer.byteLength(short.description) + 8;
+    const short = { ...violation, field: cut(violation.field, 128), description: cut(violation.description, VIOLATION_TEXT_BYTES) };
+    bytes += Buffer.byteLength(short.field) + Buffer.byteLength(short.description) + Buffer.byteLength(short.reason ?? '') + 8;
     if (bytes > VIOLATION_BYTES) {
       kept.push({ field: '', description: `and ${violations.length - kept.length} more` });
       break;

@@ -44,7 +44,7 @@ export function datasetsContract(open: () => Promise<Temporary<Database>>): void
         kind: 'label',
         sha256: sha256(GOOD),
         statistics: { rows: 2, bytes: GOOD.length, duplicateRows: 0, characters: 17, longestRowCharacters: 11, labels: { pos: 1, neg: 1 } },
-        findings: [{ severity: 'warning', line: 2, path: '$', message: 'is blank and ignored' }],
+        findings: [{ severity: 'warning', code: 'BLANK_LINE', line: 2, path: '$', message: 'is blank and ignored' }],
         warningCount: 1,
         createTime: expect.any(Date),
         etag: expect.any(String),
@@ -68,9 +68,9 @@ export function datasetsContract(open: () => Promise<Temporary<Database>>): void
         reason: 'DATASET_INVALID',
         message: 'the dataset has 3 errors; the first: line 4: $.text must be a string, this is a number',
         violations: [
-          { field: 'line 4: $.text', description: 'must be a string, this is a number' },
-          { field: 'line 5: $.label', description: 'unknown field in a row with prompt and completion' },
-          { field: 'line 5: $.completion', description: 'is missing' },
+          { field: 'line 4: $.text', description: 'must be a string, this is a number', reason: 'WRONG_TYPE' },
+          { field: 'line 5: $.label', description: 'unknown field in a row with prompt and completion', reason: 'UNKNOWN_FIELD' },
+          { field: 'line 5: $.completion', description: 'is missing', reason: 'MISSING_FIELD' },
         ],
       });
       expect(await files()).toEqual([]);

@@ -6,7 +6,7 @@ import { chunksOf, collect } from '../storage/temporary.js';
 async function check(file: string | Uint8Array, size = 1 << 20): Promise<{ findings: string[]; report: Report }> {
   const items = await collect(checkJsonl(chunksOf(typeof file === 'string' ? Buffer.from(file) : file, size)));
   const report = items.pop() as Report;
-  return { findings: (items as Finding[]).map(({ severity, line, path, message }) => `${severity} ${line} ${path}: ${message}`), report };
+  return { findings: (items as Finding[]).map(({ code, line, path, message }) => `${code} ${line} ${path}: ${message}`), report };
 }
 
 const lines = (...rows: unknown[]): string => rows.map((row) => `${typeof row === 'string' ? row : JSON.stringify(row)}\n`).join('');
@@ -55,11 +55,11 @@ describe('warnings', () => {
   test('a byte order mark, CR LF, blank lines and repeated rows', async () => {
     const { findings, report } = await check('\ufeff{"text":"a"}\r\n\r\n  \n{"text": "b"}\n{ "text" : "a" }\n');
     expect(findings).toEqual([
-      'warning 1 $: lines end with CR LF; the CR is ignored',
-      'warning 1 $: the file begins with a byte order mark, which is ignored',
-      'warning 2 $: is blank and ignored',
-      'warning 3 $: is blank and ignored',
-      'warning 5 $: repeats line 1',
+      'CARRIAGE_RETURNS 1 $: lines end with CR LF; the CR is ignored',
+      'BYTE_ORDER_MARK 1 $: the file begins with a byte order mark, which is ignored',
+      'BLANK_LINE 2 $: is blank and ignored',
+      'BLANK_LINE 3 $: is blank and ignored',
+      'DUPLICATE_ROW 5 $: repeats line 1',
     ]);
     expect(report).toMatchObject({ errorCount: 0, warningCount: 5, statistics: { rows: 3, duplicateRows: 1 } });
   });
@@ -71,39 +71,39 @@ describe('warnings', () => {
 
 describe('errors, all of them, with line and path', () => {
   test.each([
-    ['{"text": "a"', '$: not valid JSON'],
-    ['[1]', '$: a row is a JSON object, this is a list'],
-    ['null', '$: a row is a JSON object, this is null'],
-    ['3', '$: a row is a JSON object, this is a number'],
-    ['{}', '$: has no fields: a row has prompt and completion, messages, text, or text and label'],
-    ['{"input": 1, "output": 2}', '$: has the fields input, output'],
-    ['{"prompt": "p"}', '$.completion: is missing'],
-    ['{"prompt": "p", "completion": 3}', '$.completion: must be a string, this is a number'],
-    ['{"prompt": "p", "completion": ""}', '$.completion: must not be empty'],
-    ['{"text": null}', '$.text: must be a string, this is null'],
-    ['{"text": "t", "lable": "l"}', '$.lable: unknown field in a row with text'],
-    ['{"text": "t", "a b": "l"}', '$["a b"]: unknown field'],
-    ['{"label": "l"}', '$.text: is missing'],
-    ['{"text": "\\ud800"}', '$.text: holds half of a surrogate pair'],
-    ['{"messages": {}}', '$.messages: must be a list, this is an object'],
-    ['{"messages": []}', '$.messages: must not be empty'],
-    ['{"messages": ["x"]}', '$.messages[0]: must be an object, this is a string'],
-    ['{"messages": [{"role": "user", "content": "x"}, {"role": "user"}]}', '$.messages[1].content: is missing'],
-    ['{"messages": [{"role": "user", "content": "x", "name": "n"}]}', '$.messages[0].name: unknown field'],
+    ['{"text": "a"', 'INVALID_JSON 1 $: not valid JSON'],
+    ['[1]', 'NOT_AN_OBJECT 1 $: a row is a JSON object, this is a list'],
+    ['null', 'NOT_AN_OBJECT 1 $: a row is a JSON object, this is null'],
+    ['3', 'NOT_AN_OBJECT 1 $: a row is a JSON object, this is a number'],
+    ['{}', 'UNKNOWN_KIND 1 $: has no fields: a row has prompt and completion, messages, text, or text and label'],
+    ['{"input": 1, "output": 2}', 'UNKNOWN_KIND 1 $: has the fields input, output'],
+    ['{"prompt": "p"}', 'MISSING_FIELD 1 $.completion: is missing'],
+    ['{"prompt": "p", "completion": 3}', 'WRONG_TYPE 1 $.completion: must be a string, this is a number'],
+    ['{"prompt": "p", "completion": ""}', 'EMPTY_VALUE 1 $.completion: must not be empty'],
+    ['{"text": null}', 'WRONG_TYPE 1 $.text: must be a string, this is null'],
+    ['{"text": "t", "lable": "l"}', 'UNKNOWN_FIELD 1 $.lable: unknown field in a row with text'],
+    ['{"text": "t", "a b": "l"}', 'UNKNOWN_FIELD 1 $["a b"]: unknown field'],
+    ['{"label": "l"}', 'MISSING_FIELD 1 $.text: is missing'],
+    ['{"text": "\\ud800"}', 'LONE_SURROGATE 1 $.text: holds half of a surrogate pair'],
+    ['{"messages": {}}', 'WRONG_TYPE 1 $.messages: must be a list, this is an object'],
+    ['{"messages": []}', 'EMPTY_VALUE 1 $.messages: must not be empty'],
+    ['{"messages": ["x"]}', 'WRONG_TYPE 1 $.messages[0]: must be an object, this is a string'],
+    ['{"messages": [{"role": "user", "content": "x"}, {"role": "user"}]}', 'MISSING_FIELD 1 $.messages[1].content: is missing'],
+    ['{"messages": [{"role": "user", "content": "x", "name": "n"}]}', 'UNKNOWN_FIELD 1 $.messages[0].name: unknown field'],
   ])('%s', async (row, expected) => {
     const { findings, report } = await check(lines(row));
     expect(findings).toHaveLength(1);
-    expect(findings[0]).toContain(`error 1 ${expected}`);
+    expect(findings[0]).toContain(expected);
     expect(report).toMatchObject({ errorCount: 1, statistics: { rows: 0 } });
   });
 
   test('several in one row and in many rows', async () => {
     const { findings } = await check(lines({ text: 'fine' }, { text: 1, extra: 2 }, 'no json', { prompt: 'p', completion: 'c' }));
     expect(findings).toEqual([
-      'error 2 $.extra: unknown field in a row with text',
-      'error 2 $.text: must be a string, this is a number',
-      expect.stringMatching(/^error 3 \$: not valid JSON: /),
-      'error 4 $: is a completion row, line 1 is a text row: a dataset has one kind',
+      'UNKNOWN_FIELD 2 $.extra: unknown field in a row with text',
+      'WRONG_TYPE 2 $.text: must be a string, this is a number',
+      expect.stringMatching(/^INVALID_JSON 3 \$: not valid JSON: /),
+      'MIXED_KINDS 4 $: is a completion row, line 1 is a text row: a dataset has one kind',
     ]);
   });
 
@@ -120,7 +120,7 @@ describe('errors, all of them, with line and path', () => {
       Buffer.from(lines({ text: 'b' })),
     ]);
     const { findings, report } = await check(file);
-    expect([findings, report.statistics.rows]).toEqual([['error 2 $: is not valid UTF-8'], 2]);
+    expect([findings, report.statistics.rows]).toEqual([['INVALID_UTF8 2 $: is not valid UTF-8'], 2]);
   });
 
   test('a line beyond the limit, without ever holding it whole', async () => {
@@ -130,13 +130,13 @@ describe('errors, all of them, with line and path', () => {
       `${fits}\n${fits.replace('x', 'xx')}\n{"text":"after"}\n${'y'.repeat(3 * MAX_LINE_BYTES)}`,
       100_000,
     );
-    expect(findings).toEqual([2, 4].map((line) => `error ${line} $: is longer than ${MAX_LINE_BYTES} bytes`));
+    expect(findings).toEqual([2, 4].map((line) => `LINE_TOO_LONG ${line} $: is longer than ${MAX_LINE_BYTES} bytes`));
     expect(report.statistics.rows).toBe(2);
   });
 
   test.each(['', '\n\n', '\ufeff'])('a file without rows (%j)', async (file) => {
     const { findings, report } = await check(file);
-    expect(findings.at(-1)).toBe('error 0 $: the file has no rows');
+    expect(findings.at(-1)).toBe('NO_ROWS 0 $: the file has no rows');
     expect([report.errorCount, report.kind]).toEqual([1, undefined]);
   });
 
