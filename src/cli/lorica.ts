@@ -6,6 +6,7 @@ import { createLogger } from '../common/logger.js';
 import { loadConfig, SETTINGS, type Flags, type SettingKey } from '../config/config.js';
 import { call } from './call.js';
 import { examine } from './doctor.js';
+import { exportTarget, type ExportOptions } from './export.js';
 import { createKey } from './keys.js';
 import { listModels, pull } from './models.js';
 import { errorLines } from './show-error.js';
@@ -104,6 +105,22 @@ withSettings(program.command('call <method> [json]'), [])
     ),
   );
 
+program
+  .command('export <target>')
+  .description('write a model, or one with an adapter merged into it, for other tools: models/m, tenants/-/adapters/a@production')
+  .requiredOption('--out <path>', 'the folder (huggingface) or file (gguf) to write')
+  .addOption(new Option('--format <format>', 'what to write').choices(['huggingface', 'gguf']).default('huggingface'))
+  .addOption(new Option('--type <type>', 'how tensors are stored (default: bfloat16, for gguf float16)').choices(['float32', 'float16', 'bfloat16', 'q8_0']))
+  .option('--address <host:port>', 'where the server is', process.env['LORICA_ADDRESS'] ?? '127.0.0.1:50051')
+  .option('--key <key>', 'API key [LORICA_API_KEY]', process.env['LORICA_API_KEY'])
+  .option('--tenant <id>', 'tenant, for a server without keys')
+  .action(
+    run(async (target: string, options: Omit<ExportOptions, 'write'>) => {
+      await exportTarget(target, { ...options, write: out });
+      return 0;
+    }),
+  );
+
 const models = program.command('models').description('models of the catalogue');
 withSettings(models.command('list').description('what can be fetched'), ['modelCache']).action(
   run(async (options: Record<string, unknown>) => {
@@ -111,7 +128,7 @@ withSettings(models.command('list').description('what can be fetched'), ['modelC
     return 0;
   }),
 );
-withSettings(models.command('pull <id>').description('fetch a model and print its path'), ['modelCache']).action(
+withSettings(models.command('pull <id>').description('fetch a model of the catalogue, or hf:owner/name[@revision][:file], and print its path'), ['modelCache']).action(
   run(async (id: string, options: Record<string, unknown>) => {
     const stop = new AbortController();
     process.once('SIGINT', () => stop.abort());

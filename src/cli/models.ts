@@ -1,7 +1,7 @@
-/** `lorica models list` and `lorica models pull`: the catalogue, and fetching from it. */
+/** `lorica models list` and `lorica models pull`: the catalogue, and fetching from it or from the Hugging Face hub. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { CATALOGUE, defaultModelCache, pullModel } from '../models/catalogue.js';
+import { CATALOGUE, defaultModelCache, isHubReference, pullFromHub, pullModel, type PullProgress } from '../models/catalogue.js';
 
 export interface ModelsOutput {
   readonly write: (line: string) => void;
@@ -18,18 +18,21 @@ export function listModels(cacheDir: string | undefined, { write }: ModelsOutput
   }
 }
 
-/** Writes the path of the model's file once it is there and verified. */
+/** Writes the path of the model's file or folder once it is there and verified. `id` is the catalogue's, or `hf:owner/name[@revision][:file]`. */
 export async function pull(
   id: string,
   cacheDir: string | undefined,
   signal: AbortSignal,
   { write, progress }: ModelsOutput,
 ): Promise<void> {
-  const result = await pullModel(id, {
-    signal,
-    ...(cacheDir === undefined ? {} : { cacheDir }),
-    onProgress: ({ source, phase, bytes, totalBytes }) => progress?.(bar(`${phase} from ${source}`, bytes, totalBytes)),
-  });
+  const onProgress = ({ source, phase, bytes, totalBytes }: PullProgress): void => progress?.(bar(`${phase} from ${source}`, bytes, totalBytes));
+  if (isHubReference(id)) {
+    const { path, commit, source } = await pullFromHub(id, { signal, onProgress });
+    progress?.(`${id} (${source}, commit ${commit})\n`);
+    write(path);
+    return;
+  }
+  const result = await pullModel(id, { signal, ...(cacheDir === undefined ? {} : { cacheDir }), onProgress });
   for (const { source, why } of result.tried) progress?.(`${source}: ${why}\n`);
   progress?.(`${id} (${result.source}, ${result.digest})\n`);
   write(result.path);

@@ -44,6 +44,7 @@ export type {
   TuningJob,
   TuningResult,
 } from '../gen/lorica/v1/resources.js';
+export { ExportType, type ExportCheckpointHeader } from '../gen/lorica/v1/model_service.js';
 export type { ServedBy, TokenUsage } from '../gen/lorica/v1/types.js';
 export type { TuningJobEvent, TuningStep } from '../gen/lorica/v1/tune_service.js';
 export { Component, LossScope, SavedActivations, ScheduleKind } from '../gen/lorica/v1/tuning.js';

@@ -89,7 +89,7 @@ export const SETTINGS = [
     flag: '--models <id=path,…>',
     variable: 'LORICA_MODELS',
     fallback: '',
-    text: 'base models: Hugging Face folders or .gguf files',
+    text: 'base models: Hugging Face folders, .gguf files or hf:owner/name[@revision][:file]',
   },
   {
     key: 'modelCache',
@@ -274,7 +274,7 @@ function readModels({ value, name }: { value: string; name: string }, violations
         description: `must be id=path, the id of lower-case letters, digits, dots, underscores and hyphens, not ${JSON.stringify(entry)}`,
       });
     else if (models.has(id)) violations.push({ field: name, description: `names ${id} twice` });
-    else models.set(id, resolve(entry.slice(at + 1)));
+    else models.set(id, entry.startsWith('hf:', at + 1) ? entry.slice(at + 1) : resolve(entry.slice(at + 1)));
   }
   return models;
 }

@@ -7,12 +7,13 @@ import { readdir, realpath, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoricaError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import type { BaseShapes } from '../adapters/index.js';
+import type { AdapterContent, BaseShapes } from '../adapters/index.js';
 import type { ModelProvider } from '../engine/index.js';
-import { pullModel } from '../models/catalogue.js';
+import { isHubReference, pullFromHub, pullModel, type PullProgress } from '../models/catalogue.js';
 import { openCheckpoint, type Checkpoint } from '../models/checkpoint.js';
 import { weightShapes } from '../models/config.js';
-import { modelName, type ImportProgress, type ModelInfo, type ModelLibrary, type TextModel } from '../services/index.js';
+import { modelName, type ExportedFiles, type ExportFormat, type ImportProgress, type ModelInfo, type ModelLibrary, type TextModel } from '../services/index.js';
+import { writeExport } from './exports.js';
 import type { ImportedModels } from './imported-models.js';
 import { textModel } from './text-model.js';
 
@@ -28,6 +29,8 @@ export interface LibraryOptions {
   readonly embedded: { readonly id: string; readonly path: string } | undefined;
   readonly imported: ImportedModels;
   readonly modelCache: string | undefined;
+  /** Where exported files lie while they are sent. */
+  readonly exportsFolder: string;
   readonly maxContextTokens: number;
   readonly logger: Logger;
 }
@@ -44,7 +47,10 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
   static async open(options: LibraryOptions): Promise<FileModelLibrary> {
     const library = new FileModelLibrary(options);
     try {
-      for (const [id, path] of options.configured) library.entries.set(id, await openEntry(id, path, 'configured'));
+      for (const [id, source] of options.configured) {
+        const path = isHubReference(source) ? (await pullFromHub(source)).path : source;
+        library.entries.set(id, await openEntry(id, path, 'configured'));
+      }
       for (const [id, { path }] of options.imported.all()) if (!library.entries.has(id)) await library.tryOpen(id, path, 'imported');
       const { embedded } = options;
       if (embedded !== undefined && !library.entries.has(embedded.id)) await library.tryOpen(embedded.id, embedded.path, 'embedded');
@@ -89,11 +95,24 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
   ): Promise<ModelInfo> {
     const pulled = await pullModel(catalogueId, {
       ...(this.options.modelCache === undefined ? {} : { cacheDir: this.options.modelCache }),
-      onProgress: ({ source, phase, bytes, totalBytes }) =>
-        onProgress({ phase: `${phase} from ${source}`, bytesDone: bytes, bytesTotal: totalBytes }),
+      onProgress: (progress) => onProgress(importProgress(progress)),
       signal,
     });
     return this.alone(() => this.register(id ?? catalogueId, pulled.path, pulled.digest));
+  }
+
+  async importHub(
+    reference: string,
+    id: string,
+    onProgress: (progress: ImportProgress) => void,
+    signal: AbortSignal,
+  ): Promise<ModelInfo> {
+    const { path } = await pullFromHub(reference, { onProgress: (progress) => onProgress(importProgress(progress)), signal });
+    return this.alone(() => this.register(id, path));
+  }
+
+  async export(id: string, change: AdapterContent | undefined, format: ExportFormat): Promise<ExportedFiles> {
+    return writeExport(await this.checkpoint(id), change, format, this.options.exportsFolder);
   }
 
   remove(id: string): Promise<void> {
@@ -159,6 +178,10 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
     this.changing = next.catch(() => undefined);
     return next;
   }
+}
+
+function importProgress({ source, phase, bytes, totalBytes }: PullProgress): ImportProgress {
+  return { phase: `${phase} from ${source}`, bytesDone: bytes, bytesTotal: totalBytes };
 }
 
 const NOTHING = {

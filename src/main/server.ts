@@ -23,6 +23,7 @@ import { evaluationHandler } from './evaluation-handler.js';
 import { ImportedModels } from './imported-models.js';
 import { addressInUse } from './listen-error.js';
 import { listenForMetrics } from './metrics-listener.js';
+import { clearExports } from './exports.js';
 import { FileModelLibrary } from './model-library.js';
 import { preloadConfigured } from './preload.js';
 import { CloseStack } from './stack.js';
@@ -83,11 +84,14 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     runtime.onRun(({ lane, ranMs }) => metrics.runtimeRunSeconds.observe({ lane }, ranMs / 1000)),
   );
 
+  const exportsFolder = join(config.dataDir, 'exports');
+  await clearExports(exportsFolder);
   const models = await FileModelLibrary.open({
     configured: config.models,
     embedded: config.embeddedModel,
     imported: await ImportedModels.open(config.dataDir),
     modelCache: config.modelCache,
+    exportsFolder,
     maxContextTokens: config.maxContextTokens,
     logger,
   });

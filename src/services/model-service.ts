@@ -1,15 +1,17 @@
-/** ModelService: base models. Everybody reads; importing and deleting need the role `operator`. */
+/** ModelService: base models. Everybody reads; importing, exporting and deleting need the role `operator`. */
 import { LoricaError } from '../common/errors.js';
-import type { ImportModelResponse, ModelServiceService } from '../gen/lorica/v1/model_service.js';
+import { ExportType, type ExportCheckpointRequest, type ImportModelResponse, type ModelServiceService } from '../gen/lorica/v1/model_service.js';
 import type { CallContext, Handlers } from './call.js';
 import { Fields } from './fields.js';
 import { modelName, parseModelName } from './names.js';
 import type { Once } from './once.js';
-import type { ImportProgress, ModelInfo, ModelLibrary } from './ports.js';
+import type { ExportFormat, ImportProgress, ModelInfo, ModelLibrary } from './ports.js';
 import { modelMessage } from './resources.js';
+import type { Targets } from './targets.js';
 
 export interface ModelDependencies {
   readonly models: ModelLibrary;
+  readonly targets: Targets;
   readonly once: Once;
 }
 
@@ -18,12 +20,41 @@ const PROGRESS_MS = 250;
 
 function needOperator({ identity }: CallContext): void {
   if (identity.roles.includes('operator')) return;
-  throw new LoricaError('PERMISSION_DENIED', 'PERMISSION_DENIED', 'importing and deleting base models needs a key with the role operator', {
+  throw new LoricaError('PERMISSION_DENIED', 'PERMISSION_DENIED', 'importing, exporting and deleting base models needs a key with the role operator', {
     hint: 'lorica keys create --tenant TENANT --role operator makes one.',
   });
 }
 
-export function modelHandlers({ models, once }: ModelDependencies): Handlers<typeof ModelServiceService> {
+const HUGGING_FACE_TYPES: Partial<Record<ExportType, 'float32' | 'float16' | 'bfloat16'>> = {
+  [ExportType.EXPORT_TYPE_UNSPECIFIED]: 'bfloat16',
+  [ExportType.EXPORT_TYPE_FLOAT32]: 'float32',
+  [ExportType.EXPORT_TYPE_FLOAT16]: 'float16',
+  [ExportType.EXPORT_TYPE_BFLOAT16]: 'bfloat16',
+};
+
+const GGUF_TYPES: Partial<Record<ExportType, 'float32' | 'float16' | 'q8_0'>> = {
+  [ExportType.EXPORT_TYPE_UNSPECIFIED]: 'float16',
+  [ExportType.EXPORT_TYPE_FLOAT32]: 'float32',
+  [ExportType.EXPORT_TYPE_FLOAT16]: 'float16',
+  [ExportType.EXPORT_TYPE_Q8_0]: 'q8_0',
+};
+
+function readFormat(format: ExportCheckpointRequest['format'], fields: Fields): ExportFormat | undefined {
+  if (format === undefined) {
+    fields.add('format', 'is required: hugging_face or gguf');
+    return undefined;
+  }
+  if (format.$case === 'huggingFace') {
+    const type = HUGGING_FACE_TYPES[format.value.type];
+    fields.check('hugging_face.type', type !== undefined, 'must be float32, float16 or bfloat16');
+    return type && { kind: 'huggingFace', type };
+  }
+  const type = GGUF_TYPES[format.value.type];
+  fields.check('gguf.type', type !== undefined, 'must be float32, float16 or Q8_0');
+  return type && { kind: 'gguf', type };
+}
+
+export function modelHandlers({ models, targets, once }: ModelDependencies): Handlers<typeof ModelServiceService> {
   return {
     getModel: async (request) => {
       const fields = new Fields();
@@ -50,15 +81,36 @@ export function modelHandlers({ models, once }: ModelDependencies): Handlers<typ
       needOperator(context);
       const fields = new Fields();
       const { source } = request;
-      if (source === undefined) fields.add('source', 'is required: path or catalogue_id');
+      if (source === undefined) fields.add('source', 'is required: path, catalogue_id or hub');
       fields.modelId('model_id', request.modelId, { optional: source?.$case === 'catalogueId' });
       if (source?.$case === 'path') fields.check('path', source.value.startsWith('/'), 'must be an absolute path on the server');
       fields.done();
-      yield* progressing((report) =>
-        source!.$case === 'path'
-          ? models.importPath(request.modelId, source!.value)
-          : models.importCatalogue(source!.value, request.modelId === '' ? undefined : request.modelId, report, context.signal),
-      );
+      yield* progressing((report) => {
+        const { modelId } = request;
+        if (source!.$case === 'path') return models.importPath(modelId, source!.value);
+        if (source!.$case === 'hub') return models.importHub(source!.value, modelId, report, context.signal);
+        return models.importCatalogue(source!.value, modelId === '' ? undefined : modelId, report, context.signal);
+      });
+    },
+    async *exportCheckpoint(request, context) {
+      needOperator(context);
+      const fields = new Fields();
+      const format = readFormat(request.format, fields);
+      fields.done();
+      const { resolved, servedBy } = await targets.resolve(request.target, 'target', context.identity);
+      const written = await models.export(resolved.modelId, await resolved.adapter?.load(), format!);
+      try {
+        yield { payload: { $case: 'header', value: { source: servedBy, files: [...written.files] } } };
+        for (const { name } of written.files) {
+          let offset = 0;
+          for await (const data of written.read(name)) {
+            yield { payload: { $case: 'chunk', value: { file: name, chunk: { offset, data: Buffer.from(data.buffer, data.byteOffset, data.byteLength) } } } };
+            offset += data.length;
+          }
+        }
+      } finally {
+        await written.dispose();
+      }
     },
     deleteModel: async (request, context) => {
       needOperator(context);

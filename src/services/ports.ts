@@ -2,7 +2,7 @@
  * What the services need of layers that they do not import (models, storage) and that `main` wires in. Each port is as narrow as
  * its one use. No behaviour here.
  */
-import type { BaseShapes } from '../adapters/index.js';
+import type { AdapterContent, BaseShapes } from '../adapters/index.js';
 import type { Engine } from '../engine/index.js';
 import type { TuningSpecification } from '../tuning/index.js';
 
@@ -29,6 +29,19 @@ export interface ImportProgress {
   readonly phase: string;
   readonly bytesDone: number;
   readonly bytesTotal: number;
+}
+
+export type ExportFormat =
+  | { readonly kind: 'huggingFace'; readonly type: 'float32' | 'float16' | 'bfloat16' }
+  | { readonly kind: 'gguf'; readonly type: 'float32' | 'float16' | 'q8_0' };
+
+/** A checkpoint that was written aside. */
+export interface ExportedFiles {
+  readonly files: readonly { readonly name: string; readonly bytes: number; readonly sha256: string }[];
+  /** The bytes of one of the files, in pieces of at most 1 MiB. */
+  read(name: string): AsyncIterable<Uint8Array>;
+  /** Removes them. */
+  dispose(): Promise<void>;
 }
 
 /** Text to tokens and back, as generation, scoring and tuning see it. */
@@ -67,6 +80,10 @@ export interface ModelLibrary {
     onProgress: (progress: ImportProgress) => void,
     signal: AbortSignal,
   ): Promise<ModelInfo>;
+  /** Fetches `hf:owner/name[@revision][:file]` where needed and registers it. */
+  importHub(reference: string, id: string, onProgress: (progress: ImportProgress) => void, signal: AbortSignal): Promise<ModelInfo>;
+  /** Writes a model, with an adapter's content merged in, as files of another tool's format. Nothing is left behind when it throws. */
+  export(id: string, change: AdapterContent | undefined, format: ExportFormat): Promise<ExportedFiles>;
   /** FAILED_PRECONDITION for a model that the configuration names. */
   remove(id: string): Promise<void>;
 }

@@ -19,8 +19,84 @@ import {
 } from "@grpc/grpc-js";
 import { Empty } from "../../google/protobuf/empty.js";
 import { Model } from "./resources.js";
+import { FileChunk, ServedBy } from "./types.js";
 
 /** Base models. */
+
+/** How tensors are stored in an exported checkpoint. */
+export enum ExportType {
+  /** EXPORT_TYPE_UNSPECIFIED - The format's default. */
+  EXPORT_TYPE_UNSPECIFIED = "EXPORT_TYPE_UNSPECIFIED",
+  /** EXPORT_TYPE_FLOAT32 - 32-bit floating point. */
+  EXPORT_TYPE_FLOAT32 = "EXPORT_TYPE_FLOAT32",
+  /** EXPORT_TYPE_FLOAT16 - 16-bit floating point. */
+  EXPORT_TYPE_FLOAT16 = "EXPORT_TYPE_FLOAT16",
+  /** EXPORT_TYPE_BFLOAT16 - bfloat16. Not for GGUF. */
+  EXPORT_TYPE_BFLOAT16 = "EXPORT_TYPE_BFLOAT16",
+  /** EXPORT_TYPE_Q8_0 - 8-bit blocks of 32 with a scale each. GGUF only. */
+  EXPORT_TYPE_Q8_0 = "EXPORT_TYPE_Q8_0",
+  UNRECOGNIZED = "UNRECOGNIZED",
+}
+
+export function exportTypeFromJSON(object: any): ExportType {
+  switch (object) {
+    case 0:
+    case "EXPORT_TYPE_UNSPECIFIED":
+      return ExportType.EXPORT_TYPE_UNSPECIFIED;
+    case 1:
+    case "EXPORT_TYPE_FLOAT32":
+      return ExportType.EXPORT_TYPE_FLOAT32;
+    case 2:
+    case "EXPORT_TYPE_FLOAT16":
+      return ExportType.EXPORT_TYPE_FLOAT16;
+    case 3:
+    case "EXPORT_TYPE_BFLOAT16":
+      return ExportType.EXPORT_TYPE_BFLOAT16;
+    case 4:
+    case "EXPORT_TYPE_Q8_0":
+      return ExportType.EXPORT_TYPE_Q8_0;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return ExportType.UNRECOGNIZED;
+  }
+}
+
+export function exportTypeToJSON(object: ExportType): string {
+  switch (object) {
+    case ExportType.EXPORT_TYPE_UNSPECIFIED:
+      return "EXPORT_TYPE_UNSPECIFIED";
+    case ExportType.EXPORT_TYPE_FLOAT32:
+      return "EXPORT_TYPE_FLOAT32";
+    case ExportType.EXPORT_TYPE_FLOAT16:
+      return "EXPORT_TYPE_FLOAT16";
+    case ExportType.EXPORT_TYPE_BFLOAT16:
+      return "EXPORT_TYPE_BFLOAT16";
+    case ExportType.EXPORT_TYPE_Q8_0:
+      return "EXPORT_TYPE_Q8_0";
+    case ExportType.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function exportTypeToNumber(object: ExportType): number {
+  switch (object) {
+    case ExportType.EXPORT_TYPE_UNSPECIFIED:
+      return 0;
+    case ExportType.EXPORT_TYPE_FLOAT32:
+      return 1;
+    case ExportType.EXPORT_TYPE_FLOAT16:
+      return 2;
+    case ExportType.EXPORT_TYPE_BFLOAT16:
+      return 3;
+    case ExportType.EXPORT_TYPE_Q8_0:
+      return 4;
+    case ExportType.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
 
 /** Asks for a model. */
 export interface GetModelRequest {
@@ -48,7 +124,7 @@ export interface ListModelsResponse {
 export interface ImportModelRequest {
   /**
    * Id of the model: lower-case letters, digits, dots and hyphens, 1 to 63, starting with a letter. Default for a catalogue model: its
-   * catalogue id. Required for a path.
+   * catalogue id. Required for a path and a repository.
    */
   modelId: string;
   /** Where it comes from. Required. */
@@ -59,6 +135,12 @@ export interface ImportModelRequest {
     | //
     /** Id in the catalogue, such as "smollm2-135m-instruct". */
     { $case: "catalogueId"; value: string }
+    | //
+    /**
+     * A repository of the Hugging Face hub: `hf:{owner}/{name}`, optionally `@{revision}` (a branch, a tag or a commit; default main) and, for
+     * one GGUF file of several, `:{file}`.
+     */
+    { $case: "hub"; value: string }
     | undefined;
 }
 
@@ -91,6 +173,74 @@ export interface DeleteModelRequest {
   name: string;
   /** A UUID. The same id with the same body gives the first answer again, for 24 hours. */
   requestId: string;
+}
+
+/** Asks for a checkpoint. */
+export interface ExportCheckpointRequest {
+  /** What to write: `models/{model}`, or an adapter version or alias of the caller's, merged. See GenerateRequest.target. Required. */
+  target: string;
+  /** The form. Required. */
+  format?:
+    | //
+    /** A folder with config.json, model.safetensors and the tokenizer. */
+    { $case: "huggingFace"; value: HuggingFaceFormat }
+    | //
+    /** One file. */
+    { $case: "gguf"; value: GgufFormat }
+    | undefined;
+}
+
+/** A Hugging Face folder. */
+export interface HuggingFaceFormat {
+  /** How the tensors are stored. Default: bfloat16. */
+  type: ExportType;
+}
+
+/** A GGUF file. */
+export interface GgufFormat {
+  /** How the matrices are stored (norms and biases stay float32). Default: float16. */
+  type: ExportType;
+}
+
+/** One message of an export. */
+export interface ExportCheckpointResponse {
+  /** First the header, then chunks. */
+  payload?:
+    | //
+    /** What follows. */
+    { $case: "header"; value: ExportCheckpointHeader }
+    | //
+    /** A part of a file. */
+    { $case: "chunk"; value: ExportCheckpointChunk }
+    | undefined;
+}
+
+/** What an export consists of. */
+export interface ExportCheckpointHeader {
+  /** Exactly what was written. */
+  source?:
+    | ServedBy
+    | undefined;
+  /** The files, in the order in which they follow. */
+  files: ExportedFile[];
+}
+
+/** A file of an export. */
+export interface ExportedFile {
+  /** Its name within the folder, or the suggested name of the GGUF file. */
+  name: string;
+  /** Its size. */
+  bytes: number;
+  /** Hex SHA-256. */
+  sha256: string;
+}
+
+/** A part of a file of an export. */
+export interface ExportCheckpointChunk {
+  /** The file's name. */
+  file: string;
+  /** The part. */
+  chunk?: FileChunk | undefined;
 }
 
 function createBaseGetModelRequest(): GetModelRequest {
@@ -358,6 +508,9 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
       case "catalogueId":
         writer.uint32(26).string(message.source.value);
         break;
+      case "hub":
+        writer.uint32(34).string(message.source.value);
+        break;
     }
     return writer;
   },
@@ -399,6 +552,14 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
             message.source = { $case: "catalogueId", value: reader.string() };
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.source = { $case: "hub", value: reader.string() };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -424,6 +585,8 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
         ? { $case: "catalogueId", value: globalThis.String(object.catalogueId) }
         : isSet(object.catalogue_id)
         ? { $case: "catalogueId", value: globalThis.String(object.catalogue_id) }
+        : isSet(object.hub)
+        ? { $case: "hub", value: globalThis.String(object.hub) }
         : undefined,
     };
   },
@@ -437,6 +600,8 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
       obj.path = message.source.value;
     } else if (message.source?.$case === "catalogueId") {
       obj.catalogueId = message.source.value;
+    } else if (message.source?.$case === "hub") {
+      obj.hub = message.source.value;
     }
     return obj;
   },
@@ -457,6 +622,12 @@ export const ImportModelRequest: MessageFns<ImportModelRequest> = {
       case "catalogueId": {
         if (object.source?.value !== undefined && object.source?.value !== null) {
           message.source = { $case: "catalogueId", value: object.source.value };
+        }
+        break;
+      }
+      case "hub": {
+        if (object.source?.value !== undefined && object.source?.value !== null) {
+          message.source = { $case: "hub", value: object.source.value };
         }
         break;
       }
@@ -764,7 +935,636 @@ export const DeleteModelRequest: MessageFns<DeleteModelRequest> = {
   },
 };
 
-/** Keeps base models. Everybody may read; importing and deleting is for operators. */
+function createBaseExportCheckpointRequest(): ExportCheckpointRequest {
+  return { target: "", format: undefined };
+}
+
+export const ExportCheckpointRequest: MessageFns<ExportCheckpointRequest> = {
+  encode(message: ExportCheckpointRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.target !== "") {
+      writer.uint32(10).string(message.target);
+    }
+    switch (message.format?.$case) {
+      case "huggingFace":
+        HuggingFaceFormat.encode(message.format.value, writer.uint32(18).fork()).join();
+        break;
+      case "gguf":
+        GgufFormat.encode(message.format.value, writer.uint32(26).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportCheckpointRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportCheckpointRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.target = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.format = { $case: "huggingFace", value: HuggingFaceFormat.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.format = { $case: "gguf", value: GgufFormat.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportCheckpointRequest {
+    return {
+      target: isSet(object.target) ? globalThis.String(object.target) : "",
+      format: isSet(object.huggingFace)
+        ? { $case: "huggingFace", value: HuggingFaceFormat.fromJSON(object.huggingFace) }
+        : isSet(object.hugging_face)
+        ? { $case: "huggingFace", value: HuggingFaceFormat.fromJSON(object.hugging_face) }
+        : isSet(object.gguf)
+        ? { $case: "gguf", value: GgufFormat.fromJSON(object.gguf) }
+        : undefined,
+    };
+  },
+
+  toJSON(message: ExportCheckpointRequest): unknown {
+    const obj: any = {};
+    if (message.target !== "") {
+      obj.target = message.target;
+    }
+    if (message.format?.$case === "huggingFace") {
+      obj.huggingFace = HuggingFaceFormat.toJSON(message.format.value);
+    } else if (message.format?.$case === "gguf") {
+      obj.gguf = GgufFormat.toJSON(message.format.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportCheckpointRequest>): ExportCheckpointRequest {
+    return ExportCheckpointRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportCheckpointRequest>): ExportCheckpointRequest {
+    const message = createBaseExportCheckpointRequest();
+    message.target = object.target ?? "";
+    switch (object.format?.$case) {
+      case "huggingFace": {
+        if (object.format?.value !== undefined && object.format?.value !== null) {
+          message.format = { $case: "huggingFace", value: HuggingFaceFormat.fromPartial(object.format.value) };
+        }
+        break;
+      }
+      case "gguf": {
+        if (object.format?.value !== undefined && object.format?.value !== null) {
+          message.format = { $case: "gguf", value: GgufFormat.fromPartial(object.format.value) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseHuggingFaceFormat(): HuggingFaceFormat {
+  return { type: ExportType.EXPORT_TYPE_UNSPECIFIED };
+}
+
+export const HuggingFaceFormat: MessageFns<HuggingFaceFormat> = {
+  encode(message: HuggingFaceFormat, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.type !== ExportType.EXPORT_TYPE_UNSPECIFIED) {
+      writer.uint32(8).int32(exportTypeToNumber(message.type));
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HuggingFaceFormat {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHuggingFaceFormat();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.type = exportTypeFromJSON(reader.int32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HuggingFaceFormat {
+    return { type: isSet(object.type) ? exportTypeFromJSON(object.type) : ExportType.EXPORT_TYPE_UNSPECIFIED };
+  },
+
+  toJSON(message: HuggingFaceFormat): unknown {
+    const obj: any = {};
+    if (message.type !== ExportType.EXPORT_TYPE_UNSPECIFIED) {
+      obj.type = exportTypeToJSON(message.type);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HuggingFaceFormat>): HuggingFaceFormat {
+    return HuggingFaceFormat.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HuggingFaceFormat>): HuggingFaceFormat {
+    const message = createBaseHuggingFaceFormat();
+    message.type = object.type ?? ExportType.EXPORT_TYPE_UNSPECIFIED;
+    return message;
+  },
+};
+
+function createBaseGgufFormat(): GgufFormat {
+  return { type: ExportType.EXPORT_TYPE_UNSPECIFIED };
+}
+
+export const GgufFormat: MessageFns<GgufFormat> = {
+  encode(message: GgufFormat, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.type !== ExportType.EXPORT_TYPE_UNSPECIFIED) {
+      writer.uint32(8).int32(exportTypeToNumber(message.type));
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GgufFormat {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGgufFormat();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.type = exportTypeFromJSON(reader.int32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GgufFormat {
+    return { type: isSet(object.type) ? exportTypeFromJSON(object.type) : ExportType.EXPORT_TYPE_UNSPECIFIED };
+  },
+
+  toJSON(message: GgufFormat): unknown {
+    const obj: any = {};
+    if (message.type !== ExportType.EXPORT_TYPE_UNSPECIFIED) {
+      obj.type = exportTypeToJSON(message.type);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GgufFormat>): GgufFormat {
+    return GgufFormat.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GgufFormat>): GgufFormat {
+    const message = createBaseGgufFormat();
+    message.type = object.type ?? ExportType.EXPORT_TYPE_UNSPECIFIED;
+    return message;
+  },
+};
+
+function createBaseExportCheckpointResponse(): ExportCheckpointResponse {
+  return { payload: undefined };
+}
+
+export const ExportCheckpointResponse: MessageFns<ExportCheckpointResponse> = {
+  encode(message: ExportCheckpointResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.payload?.$case) {
+      case "header":
+        ExportCheckpointHeader.encode(message.payload.value, writer.uint32(10).fork()).join();
+        break;
+      case "chunk":
+        ExportCheckpointChunk.encode(message.payload.value, writer.uint32(18).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportCheckpointResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportCheckpointResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.payload = { $case: "header", value: ExportCheckpointHeader.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.payload = { $case: "chunk", value: ExportCheckpointChunk.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportCheckpointResponse {
+    return {
+      payload: isSet(object.header)
+        ? { $case: "header", value: ExportCheckpointHeader.fromJSON(object.header) }
+        : isSet(object.chunk)
+        ? { $case: "chunk", value: ExportCheckpointChunk.fromJSON(object.chunk) }
+        : undefined,
+    };
+  },
+
+  toJSON(message: ExportCheckpointResponse): unknown {
+    const obj: any = {};
+    if (message.payload?.$case === "header") {
+      obj.header = ExportCheckpointHeader.toJSON(message.payload.value);
+    } else if (message.payload?.$case === "chunk") {
+      obj.chunk = ExportCheckpointChunk.toJSON(message.payload.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportCheckpointResponse>): ExportCheckpointResponse {
+    return ExportCheckpointResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportCheckpointResponse>): ExportCheckpointResponse {
+    const message = createBaseExportCheckpointResponse();
+    switch (object.payload?.$case) {
+      case "header": {
+        if (object.payload?.value !== undefined && object.payload?.value !== null) {
+          message.payload = { $case: "header", value: ExportCheckpointHeader.fromPartial(object.payload.value) };
+        }
+        break;
+      }
+      case "chunk": {
+        if (object.payload?.value !== undefined && object.payload?.value !== null) {
+          message.payload = { $case: "chunk", value: ExportCheckpointChunk.fromPartial(object.payload.value) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseExportCheckpointHeader(): ExportCheckpointHeader {
+  return { source: undefined, files: [] };
+}
+
+export const ExportCheckpointHeader: MessageFns<ExportCheckpointHeader> = {
+  encode(message: ExportCheckpointHeader, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.source !== undefined) {
+      ServedBy.encode(message.source, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.files) {
+      ExportedFile.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportCheckpointHeader {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportCheckpointHeader();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.source = ServedBy.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.files.push(ExportedFile.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportCheckpointHeader {
+    return {
+      source: isSet(object.source) ? ServedBy.fromJSON(object.source) : undefined,
+      files: globalThis.Array.isArray(object?.files) ? object.files.map((e: any) => ExportedFile.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: ExportCheckpointHeader): unknown {
+    const obj: any = {};
+    if (message.source !== undefined) {
+      obj.source = ServedBy.toJSON(message.source);
+    }
+    if (message.files?.length) {
+      obj.files = message.files.map((e) => ExportedFile.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportCheckpointHeader>): ExportCheckpointHeader {
+    return ExportCheckpointHeader.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportCheckpointHeader>): ExportCheckpointHeader {
+    const message = createBaseExportCheckpointHeader();
+    message.source = (object.source !== undefined && object.source !== null)
+      ? ServedBy.fromPartial(object.source)
+      : undefined;
+    message.files = object.files?.map((e) => ExportedFile.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseExportedFile(): ExportedFile {
+  return { name: "", bytes: 0, sha256: "" };
+}
+
+export const ExportedFile: MessageFns<ExportedFile> = {
+  encode(message: ExportedFile, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.bytes !== 0) {
+      writer.uint32(16).int64(message.bytes);
+    }
+    if (message.sha256 !== "") {
+      writer.uint32(26).string(message.sha256);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportedFile {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportedFile();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.bytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.sha256 = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportedFile {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      bytes: isSet(object.bytes) ? globalThis.Number(object.bytes) : 0,
+      sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+    };
+  },
+
+  toJSON(message: ExportedFile): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.bytes !== 0) {
+      obj.bytes = Math.round(message.bytes);
+    }
+    if (message.sha256 !== "") {
+      obj.sha256 = message.sha256;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportedFile>): ExportedFile {
+    return ExportedFile.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportedFile>): ExportedFile {
+    const message = createBaseExportedFile();
+    message.name = object.name ?? "";
+    message.bytes = object.bytes ?? 0;
+    message.sha256 = object.sha256 ?? "";
+    return message;
+  },
+};
+
+function createBaseExportCheckpointChunk(): ExportCheckpointChunk {
+  return { file: "", chunk: undefined };
+}
+
+export const ExportCheckpointChunk: MessageFns<ExportCheckpointChunk> = {
+  encode(message: ExportCheckpointChunk, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.file !== "") {
+      writer.uint32(10).string(message.file);
+    }
+    if (message.chunk !== undefined) {
+      FileChunk.encode(message.chunk, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportCheckpointChunk {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportCheckpointChunk();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.file = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.chunk = FileChunk.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportCheckpointChunk {
+    return {
+      file: isSet(object.file) ? globalThis.String(object.file) : "",
+      chunk: isSet(object.chunk) ? FileChunk.fromJSON(object.chunk) : undefined,
+    };
+  },
+
+  toJSON(message: ExportCheckpointChunk): unknown {
+    const obj: any = {};
+    if (message.file !== "") {
+      obj.file = message.file;
+    }
+    if (message.chunk !== undefined) {
+      obj.chunk = FileChunk.toJSON(message.chunk);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportCheckpointChunk>): ExportCheckpointChunk {
+    return ExportCheckpointChunk.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportCheckpointChunk>): ExportCheckpointChunk {
+    const message = createBaseExportCheckpointChunk();
+    message.file = object.file ?? "";
+    message.chunk = (object.chunk !== undefined && object.chunk !== null)
+      ? FileChunk.fromPartial(object.chunk)
+      : undefined;
+    return message;
+  },
+};
+
+/** Keeps base models. Everybody may read; importing, exporting and deleting is for operators. */
 export type ModelServiceService = typeof ModelServiceService;
 export const ModelServiceService = {
   /** Returns a model. */
@@ -810,6 +1610,21 @@ export const ModelServiceService = {
     responseSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
     responseDeserialize: (value: Buffer): Empty => Empty.decode(value),
   },
+  /**
+   * Writes a base model, or one with an adapter merged into it, as files that other tools load: a Hugging Face folder (transformers) or one
+   * GGUF file (llama.cpp). Streams a header, then the files' chunks, one file after another. Operators only.
+   */
+  exportCheckpoint: {
+    path: "/lorica.v1.ModelService/ExportCheckpoint" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: ExportCheckpointRequest): Buffer =>
+      Buffer.from(ExportCheckpointRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ExportCheckpointRequest => ExportCheckpointRequest.decode(value),
+    responseSerialize: (value: ExportCheckpointResponse): Buffer =>
+      Buffer.from(ExportCheckpointResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ExportCheckpointResponse => ExportCheckpointResponse.decode(value),
+  },
 } as const;
 
 export interface ModelServiceServer extends UntypedServiceImplementation {
@@ -824,6 +1639,11 @@ export interface ModelServiceServer extends UntypedServiceImplementation {
   importModel: handleServerStreamingCall<ImportModelRequest, ImportModelResponse>;
   /** Forgets an imported model; its files and the adapters made for it stay, and work again when it is imported again. Operators only. */
   deleteModel: handleUnaryCall<DeleteModelRequest, Empty>;
+  /**
+   * Writes a base model, or one with an adapter merged into it, as files that other tools load: a Hugging Face folder (transformers) or one
+   * GGUF file (llama.cpp). Streams a header, then the files' chunks, one file after another. Operators only.
+   */
+  exportCheckpoint: handleServerStreamingCall<ExportCheckpointRequest, ExportCheckpointResponse>;
 }
 
 export interface ModelServiceClient extends Client {
@@ -882,6 +1702,19 @@ export interface ModelServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Empty) => void,
   ): ClientUnaryCall;
+  /**
+   * Writes a base model, or one with an adapter merged into it, as files that other tools load: a Hugging Face folder (transformers) or one
+   * GGUF file (llama.cpp). Streams a header, then the files' chunks, one file after another. Operators only.
+   */
+  exportCheckpoint(
+    request: ExportCheckpointRequest,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<ExportCheckpointResponse>;
+  exportCheckpoint(
+    request: ExportCheckpointRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<ExportCheckpointResponse>;
 }
 
 export const ModelServiceClient = makeGenericClientConstructor(
