@@ -41,6 +41,7 @@ export type ErrorReason =
   | 'JOB_NOT_FOUND'
   | 'JOB_STATE'
   | 'JOB_LOST'
+  | 'JOB_PAUSED'
   | 'EVALUATION_NOT_FOUND'
   | 'REQUEST_ID_REUSED'
   | 'ETAG_MISMATCH'

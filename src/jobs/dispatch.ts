@@ -36,10 +36,10 @@ export class Dispatch {
     return new Dispatch(boss);
   }
 
-  /** Puts a job in line; returns the id to take it out with. */
-  async enqueue(tx: Database, kind: JobKind, job: string): Promise<string> {
+  /** Puts a job in line at its turn (turns.ts); returns the id to take it out with. */
+  async enqueue(tx: Database, kind: JobKind, job: string, turn: number): Promise<string> {
     const id = randomUUID();
-    await this.boss.send(queueOf(kind), { job }, { id, db: sqlPort(tx) });
+    await this.boss.send(queueOf(kind), { job }, { id, priority: -turn, db: sqlPort(tx) });
     return id;
   }
 
@@ -47,7 +47,7 @@ export class Dispatch {
     await this.boss.deleteJob(queueOf(kind), id, { db: sqlPort(tx) });
   }
 
-  /** Takes the oldest waiting job out of line: its name, or undefined. Concurrent callers never get the same one. */
+  /** Takes the waiting job with the lowest turn, the oldest of these, out of line: its name, or undefined. Concurrent callers never get the same one. */
   async next(tx: Database, kind: JobKind): Promise<string | undefined> {
     const [taken] = await this.boss.fetch<{ job: string }>(queueOf(kind), { batchSize: 1, ignoreStartAfter: true, db: sqlPort(tx) });
     if (taken === undefined) return undefined;

@@ -14,6 +14,7 @@ export interface JobRow {
   id: string;
   state: JobState;
   cancel_requested: boolean;
+  pause_requested: boolean;
   spec: unknown;
   result: unknown;
   error: JobFailure | null;
@@ -24,12 +25,13 @@ export interface JobRow {
   attempt: number;
   lost: number;
   dispatch_id: string | null;
+  turn: number;
   last_sequence: number;
   revision: number;
 }
 
 export const JOB_COLUMNS =
-  'name, ordinal, kind, tenant, id, state, cancel_requested, spec, result, error, request_id, create_time, start_time, end_time, attempt, lost, dispatch_id, last_sequence, revision';
+  'name, ordinal, kind, tenant, id, state, cancel_requested, pause_requested, spec, result, error, request_id, create_time, start_time, end_time, attempt, lost, dispatch_id, turn, last_sequence, revision';
 
 export function toJob(row: JobRow): Job {
   return {
@@ -39,6 +41,7 @@ export function toJob(row: JobRow): Job {
     id: row.id,
     state: row.state,
     cancelRequested: row.cancel_requested,
+    pauseRequested: row.pause_requested,
     spec: row.spec,
     ...(row.result === null ? {} : { result: row.result }),
     ...(row.error === null ? {} : { error: row.error }),

@@ -7,10 +7,10 @@ import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import { LoricaError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import type { Job, JobHandler, JobKind } from './job.js';
+import type { Job, JobContext, JobHandler, JobKind } from './job.js';
 import type { Outcome } from './job-leases.js';
 import { failureOf } from './job-rows.js';
-import type { JobStore } from './job-store.js';
+import type { JobStore, StopRequest } from './job-store.js';
 
 export interface JobRunnerOptions {
   /** Jobs of a kind at once; 1 by default. */
@@ -29,8 +29,8 @@ interface Run {
 
 /** How often cancels and leases are looked after: other processes' cancels come this way on PostgreSQL. */
 const TICK_MS = { pglite: 2_000, postgres: 500 } as const;
-/** How long an aborted handler may take to stop before its job is queued again without it. */
-const ABORT_MS = 10_000;
+/** How long an aborted handler may take to save a checkpoint and stop before its job is queued again without it. */
+const SAVE_MS = 10_000;
 const FINISH_ATTEMPTS = 5;
 
 export class JobRunner {
@@ -63,20 +63,20 @@ export class JobRunner {
     if (recovered.length > 0) this.logger.warn('jobs of a dead process were queued again', { jobs: recovered.length });
     this.unsubscribe = [
       this.store.onQueued((kind) => this.pump(kind)),
-      this.store.onCancelRequested((name) => this.abort(name, cancelled())),
+      this.store.onStopRequested((name, request) => this.abort(name, STOPPED[request]())),
     ];
     this.timer = setInterval(() => this.tick(), TICK_MS[this.store.database.kind]);
     for (const kind of this.kinds) this.pump(kind);
   }
 
-  /** Takes no more jobs; lets running ones finish for graceMs, then aborts them and queues them again. */
-  async stop(options: { readonly graceMs: number }): Promise<void> {
+  /** Takes no more jobs; lets running ones finish for graceMs, then aborts them, lets them save checkpoints for saveMs, and queues them again. */
+  async stop(options: { readonly graceMs: number; readonly saveMs?: number }): Promise<void> {
     this.stopping = true;
     for (const unsubscribe of this.unsubscribe) unsubscribe();
     await Promise.all(this.pumps.values());
     await this.settledWithin(options.graceMs);
     for (const run of this.runs.values()) run.controller.abort(new LoricaError('UNAVAILABLE', 'SHUTTING_DOWN', 'the server is stopping'));
-    await this.settledWithin(ABORT_MS);
+    await this.settledWithin(options.saveMs ?? SAVE_MS);
     clearInterval(this.timer);
     await this.ticking;
     for (const { job } of this.runs.values()) {
@@ -116,10 +116,23 @@ export class JobRunner {
         throw lost(job);
       }
     };
-    const outcome = await this.outcome(run, emit);
+    let keepCheckpoints = false;
+    const outcome = await this.outcome(run, {
+      job,
+      signal: controller.signal,
+      emit,
+      checkpoints: {
+        save: (checkpoint, pieces) => this.store.checkpoints.save(job.name, fence, checkpoint, pieces),
+        newest: () =>
+          this.store.checkpoints.newest(job.name, ({ name }, error) =>
+            this.logger.warn('a damaged checkpoint is passed over', { name, error }),
+          ),
+        keepAfterSuccess: () => (keepCheckpoints = true),
+      },
+    });
     for (let attempt = 1; ; attempt += 1) {
       try {
-        if (!(await this.store.leases.finish(job.name, fence, outcome)))
+        if (!(await this.store.leases.finish(job.name, fence, { ...outcome, keepCheckpoints })))
           this.logger.warn('a job was taken over before it ended here', { job: job.name });
         return;
       } catch (error) {
@@ -130,15 +143,18 @@ export class JobRunner {
     }
   }
 
-  private async outcome(run: Run, emit: (payload: unknown) => Promise<void>): Promise<Outcome> {
-    const { job, controller } = run;
+  private async outcome({ job, controller }: Run, context: JobContext): Promise<Outcome> {
     try {
       const handler = this.handlers[job.kind] as JobHandler;
-      return { state: 'SUCCEEDED', result: await handler({ job, signal: controller.signal, emit }) };
+      return { state: 'SUCCEEDED', result: await handler(context) };
     } catch (error) {
       const reason: unknown = controller.signal.aborted ? controller.signal.reason : undefined;
       if (reason instanceof LoricaError && reason.reason === 'CANCELLED') return { state: 'CANCELLED' };
-      if (reason instanceof LoricaError && reason.reason === 'SHUTTING_DOWN') return { state: 'QUEUED' };
+      if (reason instanceof LoricaError && (reason.reason === 'SHUTTING_DOWN' || reason.reason === 'JOB_PAUSED')) {
+        if (failureOf(error).code === 'INTERNAL')
+          this.logger.error('a job failed while it was stopped; it goes on later', { job: job.name, error });
+        return { state: 'QUEUED' };
+      }
       const failure = failureOf(error);
       this.logger[failure.code === 'INTERNAL' ? 'error' : 'info']('job failed', { job: job.name, error });
       return { state: 'FAILED', error: failure };
@@ -157,7 +173,7 @@ export class JobRunner {
       });
   }
 
-  /** Renews leases, aborts what was cancelled or taken over, takes over what others lost, looks for work. */
+  /** Renews leases, aborts what was cancelled, paused or taken over, takes over what others lost, looks for work. */
   private async lookAfter(): Promise<void> {
     const before = [...this.runs.values()];
     if (before.length > 0) {
@@ -166,6 +182,7 @@ export class JobRunner {
         const lease = held.get(job.name);
         if (lease?.attempt !== job.attempt) this.abort(job.name, lost(job));
         else if (lease.cancelRequested) this.abort(job.name, cancelled());
+        else if (lease.pauseRequested) this.abort(job.name, paused());
       }
     }
     if (this.stopping) return;
@@ -186,6 +203,12 @@ export class JobRunner {
 function cancelled(): LoricaError {
   return new LoricaError('CANCELLED', 'CANCELLED', 'the job was cancelled');
 }
+
+function paused(): LoricaError {
+  return new LoricaError('ABORTED', 'JOB_PAUSED', 'the job was paused');
+}
+
+const STOPPED: Readonly<Record<StopRequest, () => LoricaError>> = { cancel: cancelled, pause: paused };
 
 function lost(job: Job): LoricaError {
   return new LoricaError('ABORTED', 'JOB_LOST', `${job.name} is run by another process now`);

@@ -1,5 +1,5 @@
 /**
- * Jobs as resources: created, read, listed, cancelled, deleted, watched. The runner (job-runner.ts) moves them.
+ * Jobs as resources: created, read, listed, paused, resumed, cancelled, deleted, watched. The runner (job-runner.ts) moves them.
  * Invariant: every change of state is one transaction with its event and with the queue's entry.
  */
 import { LoricaError } from '../common/errors.js';
@@ -17,9 +17,11 @@ import {
 } from '../storage/index.js';
 import { Dispatch } from './dispatch.js';
 import { isTerminal, type CreateJob, type Job, type JobEvent, type JobKind, type JobState } from './job.js';
+import type { JobCheckpoints } from './job-checkpoints.js';
 import { JobEvents } from './job-events.js';
 import { JobLeases } from './job-leases.js';
 import { filterStates, JOB_COLUMNS, jobName, jobNotFound, type JobRow, newJobId, toJob } from './job-rows.js';
+import { nextTurn } from './turns.js';
 
 const KINDS: readonly JobKind[] = ['tuning', 'evaluation'];
 
@@ -35,28 +37,33 @@ export interface ListJobs extends PageRequest {
   readonly filter?: string;
 }
 
-type Listener<T> = (value: T) => void;
+/** What a running job was asked to do; its runner aborts its handler. */
+export type StopRequest = 'cancel' | 'pause';
+
+type Listener<T extends unknown[]> = (...values: T) => void;
 
 export class JobStore {
   /** For the runner. */
   readonly leases: JobLeases;
   private readonly jobEvents: JobEvents;
-  private readonly queuedListeners = new Set<Listener<JobKind>>();
-  private readonly cancelListeners = new Set<Listener<string>>();
+  private readonly queuedListeners = new Set<Listener<[JobKind]>>();
+  private readonly stopListeners = new Set<Listener<[string, StopRequest]>>();
 
   private constructor(
     readonly database: Database,
+    readonly checkpoints: JobCheckpoints,
     private readonly dispatch: Dispatch,
     private readonly requestIds: RequestIds,
     readonly logger: Logger,
   ) {
     this.jobEvents = new JobEvents(database);
-    this.leases = new JobLeases(database, dispatch, this.jobEvents);
+    this.leases = new JobLeases(database, dispatch, this.jobEvents, checkpoints);
   }
 
-  static async open(database: Database, options: JobStoreOptions = {}): Promise<JobStore> {
+  static async open(database: Database, checkpoints: JobCheckpoints, options: JobStoreOptions = {}): Promise<JobStore> {
     const logger = options.logger ?? silentLogger;
-    return new JobStore(database, await Dispatch.open(database, KINDS, logger), options.requestIds ?? new RequestIds(database), logger);
+    const dispatch = await Dispatch.open(database, KINDS, logger);
+    return new JobStore(database, checkpoints, dispatch, options.requestIds ?? new RequestIds(database), logger);
   }
 
   /** Queues a job. `created` is false when the same request id made this job before: the caller then watches that one. */
@@ -65,10 +72,11 @@ export class JobStore {
     const id = input.id ?? newJobId(input.kind);
     const name = jobName(input.kind, input.tenant, id);
     const insert = async (tx: Database): Promise<string> => {
-      const dispatchId = await this.dispatch.enqueue(tx, input.kind, name);
+      const turn = await nextTurn(tx, input.kind, input.tenant);
+      const dispatchId = await this.dispatch.enqueue(tx, input.kind, name, turn);
       await tx.query(
-        `INSERT INTO jobs (name, kind, tenant, id, state, spec, request_id, dispatch_id) VALUES ($1, $2, $3, $4, 'QUEUED', $5, $6, $7)`,
-        [name, input.kind, input.tenant, id, JSON.stringify(input.spec ?? null), input.requestId ?? null, dispatchId],
+        `INSERT INTO jobs (name, kind, tenant, id, state, spec, request_id, dispatch_id, turn) VALUES ($1, $2, $3, $4, 'QUEUED', $5, $6, $7, $8)`,
+        [name, input.kind, input.tenant, id, JSON.stringify(input.spec ?? null), input.requestId ?? null, dispatchId, turn],
       );
       await this.jobEvents.appendState(tx, name, 'QUEUED', 0);
       return name;
@@ -124,19 +132,73 @@ export class JobStore {
       await this.jobEvents.appendState(tx, name, 'CANCELLED', row.attempt);
       return false;
     });
-    if (running) for (const listener of this.cancelListeners) listener(name);
+    if (running) for (const listener of this.stopListeners) listener(name, 'cancel');
     this.jobEvents.wake(name);
     return this.get(name);
   }
 
-  /** Removes a finished job and its events; FAILED_PRECONDITION / JOB_STATE while it is not finished. */
+  /**
+   * A queued job is PAUSED at once; a running one when its handler has stopped, which may save a checkpoint before. A paused job holds no place and
+   * waits for `resume`, however often the server starts. Pausing a paused job changes nothing; one that has ended or is being cancelled
+   * is FAILED_PRECONDITION / JOB_STATE.
+   */
+  async pause(name: string): Promise<Job> {
+    const running = await this.database.transaction(async (tx) => {
+      const row = await this.row(tx, name, 'FOR UPDATE');
+      if (row.state === 'PAUSED') return false;
+      if (isTerminal(row.state) || row.cancel_requested) throw wrongState(row, 'paused');
+      if (row.state === 'RUNNING') {
+        await tx.query('UPDATE jobs SET pause_requested = true, revision = revision + 1 WHERE name = $1 AND NOT pause_requested', [name]);
+        return true;
+      }
+      if (row.dispatch_id !== null) await this.dispatch.remove(tx, row.kind, row.dispatch_id);
+      await tx.query(`UPDATE jobs SET state = 'PAUSED', dispatch_id = NULL, revision = revision + 1 WHERE name = $1`, [name]);
+      await this.jobEvents.appendState(tx, name, 'PAUSED', row.attempt);
+      return false;
+    });
+    if (running) for (const listener of this.stopListeners) listener(name, 'pause');
+    this.jobEvents.wake(name);
+    return this.get(name);
+  }
+
+  /**
+   * Puts a paused job in line again; of a running one that is being paused, takes the pause back (it is queued when its handler has stopped).
+   * A job that waits or runs stays as it is; one that has ended or is being cancelled is FAILED_PRECONDITION / JOB_STATE.
+   */
+  async resume(name: string): Promise<Job> {
+    const queued = await this.database.transaction(async (tx) => {
+      const row = await this.row(tx, name, 'FOR UPDATE');
+      if (isTerminal(row.state) || row.cancel_requested) throw wrongState(row, 'resumed');
+      if (row.state === 'RUNNING') {
+        await tx.query('UPDATE jobs SET pause_requested = false, revision = revision + 1 WHERE name = $1 AND pause_requested', [name]);
+      }
+      if (row.state !== 'PAUSED') return undefined;
+      const turn = await nextTurn(tx, row.kind, row.tenant);
+      const dispatchId = await this.dispatch.enqueue(tx, row.kind, name, turn);
+      await tx.query(`UPDATE jobs SET state = 'QUEUED', dispatch_id = $2, turn = $3, revision = revision + 1 WHERE name = $1`, [
+        name,
+        dispatchId,
+        turn,
+      ]);
+      await this.jobEvents.appendState(tx, name, 'QUEUED', row.attempt);
+      return row.kind;
+    });
+    if (queued !== undefined) for (const listener of this.queuedListeners) listener(queued);
+    this.jobEvents.wake(name);
+    return this.get(name);
+  }
+
+  /** Removes a finished job with its events and checkpoints; FAILED_PRECONDITION / JOB_STATE while it is not finished. */
   async delete(name: string): Promise<void> {
-    await this.database.transaction(async (tx) => {
+    const released = await this.database.transaction(async (tx) => {
       const row = await this.row(tx, name, 'FOR UPDATE');
       if (!isTerminal(row.state)) throw wrongState(row, 'deleted: cancel it first');
+      const checkpoints = await this.checkpoints.release(tx, name);
       await tx.query('DELETE FROM jobs WHERE name = $1', [name]);
+      return checkpoints;
     });
     this.jobEvents.wake(name);
+    await this.checkpoints.sweep(released);
   }
 
   /** Events after `afterSequence`, then new ones as they come. Ends after the terminal state event, and when `signal` aborts. */
@@ -163,15 +225,15 @@ export class JobStore {
   }
 
   /** Called when this process has queued a job. Returns how to stop listening. */
-  onQueued(listener: Listener<JobKind>): () => void {
+  onQueued(listener: Listener<[JobKind]>): () => void {
     this.queuedListeners.add(listener);
     return () => void this.queuedListeners.delete(listener);
   }
 
-  /** Called with the name of a running job that this process was asked to cancel. Returns how to stop listening. */
-  onCancelRequested(listener: Listener<string>): () => void {
-    this.cancelListeners.add(listener);
-    return () => void this.cancelListeners.delete(listener);
+  /** Called with the name of a running job that this process was asked to cancel or pause. Returns how to stop listening. */
+  onStopRequested(listener: Listener<[string, StopRequest]>): () => void {
+    this.stopListeners.add(listener);
+    return () => void this.stopListeners.delete(listener);
   }
 
   async close(): Promise<void> {

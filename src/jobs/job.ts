@@ -2,6 +2,8 @@
  * What a job is: a resource with a state, a specification that its kind's handler understands, and a numbered series of events.
  * Nothing here touches the database.
  */
+import type { RunCheckpoints } from './job-checkpoints.js';
+
 export type JobKind = 'tuning' | 'evaluation';
 export type JobState = 'QUEUED' | 'RUNNING' | 'PAUSED' | 'SUCCEEDED' | 'FAILED' | 'CANCELLED';
 
@@ -24,6 +26,8 @@ export interface Job {
   readonly state: JobState;
   /** True once a cancel was asked for; the state follows when the handler has stopped. */
   readonly cancelRequested: boolean;
+  /** True once a pause of a running job was asked for; the state follows when the handler has stopped. */
+  readonly pauseRequested: boolean;
   readonly spec: unknown;
   readonly result?: unknown;
   readonly error?: JobFailure;
@@ -62,10 +66,14 @@ export interface CreateJob {
 
 export interface JobContext {
   readonly job: Job;
-  /** Aborted when the job is cancelled, when its lease is lost, and when the server stops; the reason is a LoricaError. The handler must then throw. */
+  /**
+   * Aborted when the job is cancelled or paused, when its lease is lost, and when the server stops; the reason is a LoricaError. The handler
+   * must then throw; paused (JOB_PAUSED) or stopped with its server (SHUTTING_DOWN), it may save a checkpoint before.
+   */
   readonly signal: AbortSignal;
   /** Appends a progress event (JSON). Rejects once the job is no longer this handler's. */
   emit(payload: unknown): Promise<void>;
+  readonly checkpoints: RunCheckpoints;
 }
 
 /** Runs one job; what it resolves with (JSON) becomes the job's result. */

@@ -12,7 +12,7 @@ import { createLogger, type Logger } from '../common/logger.js';
 import { formatAddress, isLoopback, type Address, type ServerConfig } from '../config/config.js';
 import { DatasetStore } from '../datasets/index.js';
 import { Engine } from '../engine/index.js';
-import { JobRunner, JobStore } from '../jobs/index.js';
+import { JobCheckpoints, JobRunner, JobStore } from '../jobs/index.js';
 import { createMetrics, type Metrics } from '../metrics/metrics.js';
 import { Runtime } from '../runtime/index.js';
 import { authenticateByKey, authenticateForDevelopment, createServices, Targets, type Authenticate } from '../services/index.js';
@@ -106,7 +106,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
   });
   opened.push('engine', () => engine.stop({ graceMs: 0 }));
   const targets = new Targets(models, stores.adapters);
-  const jobs = await JobStore.open(database, { requestIds: stores.requestIds, logger });
+  const jobs = await JobStore.open(database, stores.checkpoints, { requestIds: stores.requestIds, logger });
   opened.push('job store', () => jobs.close());
   const runner = new JobRunner(
     jobs,
@@ -157,7 +157,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     ready = false;
     setServing(false);
     draining.abort();
-    await Promise.all([runner.stop({ graceMs: 0 }), engine.stop({ graceMs: config.graceMs })]);
+    await Promise.all([runner.stop({ graceMs: 0, saveMs: config.graceMs }), engine.stop({ graceMs: config.graceMs })]);
     await preloading;
     await lastCalls(server);
     await opened.close((name, error) => logger.error('closing failed', { name, error }));
@@ -170,6 +170,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
 interface Stores {
   readonly datasets: DatasetStore;
   readonly adapters: AdapterRegistry;
+  readonly checkpoints: JobCheckpoints;
   readonly requestIds: RequestIds;
 }
 
@@ -181,7 +182,16 @@ async function openStores(config: ServerConfig, database: Database, metrics: Met
     'alias metrics',
     adapters.onAliasMoved(({ tenant }) => metrics.aliasMovesTotal.inc({ tenant })),
   );
-  return { datasets: new DatasetStore(database, blobs, ledger), adapters, requestIds: new RequestIds(database) };
+  const checkpoints = new JobCheckpoints(database, { blobs, ledger });
+  opened.push(
+    'checkpoint metrics',
+    checkpoints.onSaved(({ name, bytes }) => {
+      const tenant = name.split('/')[1]!;
+      metrics.checkpointsTotal.inc({ tenant });
+      metrics.checkpointBytesTotal.inc({ tenant }, bytes);
+    }),
+  );
+  return { datasets: new DatasetStore(database, blobs, ledger), adapters, checkpoints, requestIds: new RequestIds(database) };
 }
 
 /** Keys where there are any; the development identity on loopback without; else a refusal. */

@@ -24,6 +24,8 @@ export interface Metrics {
   /** Present only while the job runs: the writer removes the child when the job ends, so the label stays bounded. */
   readonly tuningLoss: Gauge<'tenant' | 'job'>;
   readonly jobs: Gauge<'kind' | 'state'>;
+  readonly checkpointsTotal: Counter<'tenant'>;
+  readonly checkpointBytesTotal: Counter<'tenant'>;
   readonly adaptersResident: Gauge;
   readonly adapterLoadsTotal: Counter<'tenant'>;
   readonly aliasMovesTotal: Counter<'tenant'>;
@@ -75,6 +77,8 @@ export function createMetrics(): Metrics {
     tuningTokensTotal: counter('tuning_tokens_total', 'Tokens trained on, padding aside.', ['tenant']),
     tuningLoss: gauge('tuning_loss', 'Loss of the last step (nats per token) of each running tuning job.', ['tenant', 'job']),
     jobs: gauge('jobs', 'Jobs by kind and state.', ['kind', 'state']),
+    checkpointsTotal: counter('checkpoints_total', 'Checkpoints of tuning jobs stored.', ['tenant']),
+    checkpointBytesTotal: counter('checkpoint_bytes_total', 'Bytes of checkpoints stored.', ['tenant']),
     adaptersResident: gauge('adapters_resident', 'Adapters and variants held in memory for serving.'),
     adapterLoadsTotal: counter('adapter_loads_total', 'Adapter versions loaded from storage into memory.', ['tenant']),
     aliasMovesTotal: counter('alias_moves_total', 'Aliases created, moved, promoted or rolled back.', ['tenant']),

@@ -1,5 +1,5 @@
 /**
- * The methods that tuning jobs and evaluations share: get, list, cancel, delete. A service gives its resource's name kind and message;
+ * The methods that tuning jobs and evaluations share: get, list, cancel, delete, and changes of state like cancel. A service gives its resource's name kind and message;
  * creation and watching stay with the service, because their requests and events differ.
  */
 import { isTerminal, type Job, type JobStore } from '../jobs/index.js';
@@ -16,13 +16,20 @@ interface ListRequest {
   readonly filter: string;
 }
 
+type Change<M> = (request: { readonly name: string; readonly requestId: string }, context: CallContext) => Promise<M>;
+
 export interface JobMethods<M> {
   /** The caller's own job that a request names; NOT_FOUND for any other. */
   readonly name: (value: string, context: CallContext) => string;
   readonly get: (request: { readonly name: string }, context: CallContext) => Promise<M>;
   readonly list: (request: ListRequest, context: CallContext) => Promise<{ readonly items: M[]; readonly nextPageToken: string }>;
-  readonly cancel: (request: { readonly name: string; readonly requestId: string }, context: CallContext) => Promise<M>;
-  readonly delete: (request: { readonly name: string; readonly etag: string; readonly requestId: string }, context: CallContext) => Promise<object>;
+  readonly cancel: Change<M>;
+  /** A method that changes a job by its name, once for a request id. */
+  readonly change: (change: (name: string) => Promise<Job>) => Change<M>;
+  readonly delete: (
+    request: { readonly name: string; readonly etag: string; readonly requestId: string },
+    context: CallContext,
+  ) => Promise<object>;
 }
 
 export function jobMethods<M>(
@@ -38,6 +45,19 @@ export function jobMethods<M>(
     fields.requestId('request_id', request.requestId);
     return name(request.name, context, fields);
   };
+  const change: JobMethods<M>['change'] = (apply) => async (request, context) => {
+    const job = changed(request, context);
+    return once.run(
+      context,
+      request,
+      { job },
+      {
+        first: async () => message(await apply(job)),
+        nameOf: () => job,
+        again: async () => message(await jobs.get(job)),
+      },
+    );
+  };
   return {
     name: (value, context) => name(value, context),
     get: async (request, context) => message(await jobs.get(name(request.name, context))),
@@ -48,26 +68,25 @@ export function jobMethods<M>(
       const page = await jobs.list({ kind, tenant, pageSize, pageToken, filter });
       return { items: page.items.map(message), nextPageToken: page.nextPageToken };
     },
-    cancel: async (request, context) => {
-      const job = changed(request, context);
-      return once.run(context, request, { job }, {
-        first: async () => message(await jobs.cancel(job)),
-        nameOf: () => job,
-        again: async () => message(await jobs.get(job)),
-      });
-    },
+    cancel: change((job) => jobs.cancel(job)),
+    change,
     delete: async (request, context) => {
       const job = changed(request, context);
-      return once.run(context, request, { job, etag: request.etag }, {
-        first: async () => {
-          const { etag, state } = await jobs.get(job);
-          if (isTerminal(state)) checkEtag(job, request.etag, etag);
-          await jobs.delete(job);
-          return {};
+      return once.run(
+        context,
+        request,
+        { job, etag: request.etag },
+        {
+          first: async () => {
+            const { etag, state } = await jobs.get(job);
+            if (isTerminal(state)) checkEtag(job, request.etag, etag);
+            await jobs.delete(job);
+            return {};
+          },
+          nameOf: () => job,
+          again: async () => ({}),
         },
-        nameOf: () => job,
-        again: async () => ({}),
-      });
+      );
     },
   };
 }

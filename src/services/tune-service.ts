@@ -1,14 +1,14 @@
 /** TuneService: tuning jobs as resources and streams. The work itself is the job handler's (src/main/tuning-handler.ts). */
 import type { DatasetStore } from '../datasets/index.js';
-import type { Job, JobStore } from '../jobs/index.js';
+import type { Job, JobCheckpoint, JobStore } from '../jobs/index.js';
 import type { StepEvent } from '../tuning/index.js';
 import type { TuningJob } from '../gen/lorica/v1/resources.js';
-import type { CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
+import type { Checkpoint, CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
 import type { CallContext, Handlers } from './call.js';
 import { Fields } from './fields.js';
 import { jobMethods } from './job-methods.js';
 import { jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
-import { parseName } from './names.js';
+import { needName, parseName } from './names.js';
 import type { Once } from './once.js';
 import type { TuningPlanner } from './ports.js';
 import { readTuningSpecification, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
@@ -42,9 +42,14 @@ export interface TuningOutcome {
 export function tuningJobMessage(job: Job): TuningJob {
   return {
     ...jobFields(job),
+    pauseRequested: job.pauseRequested,
     specification: tuningSpecificationFromJson((job.spec as TuningJobSpec).specification),
     result: job.result === undefined || job.result === null ? undefined : { ...(job.result as TuningOutcome) },
   };
+}
+
+function checkpointMessage({ name, stage, stageStep, bytes, sha256, createTime, evaluation, best }: JobCheckpoint): Checkpoint {
+  return { name, stage, step: stageStep, bytes, sha256, createTime, evaluation: { ...evaluation }, best };
 }
 
 function eventMessage(watched: Watched): TuningJobEvent {
@@ -107,6 +112,15 @@ export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDe
       return { tuningJobs: items, nextPageToken };
     },
     cancelTuningJob: methods.cancel,
+    pauseTuningJob: methods.change((name) => jobs.pause(name)),
+    resumeTuningJob: methods.change((name) => jobs.resume(name)),
+    listCheckpoints: async ({ parent, ...page }, context) => {
+      const fields = new Fields();
+      fields.page(page.pageSize);
+      const { name } = await jobs.get(needName('tuningJob', 'parent', parent, context.identity, fields).name);
+      const { items, nextPageToken } = await jobs.checkpoints.list(name, page);
+      return { checkpoints: items.map(checkpointMessage), nextPageToken };
+    },
     deleteTuningJob: methods.delete,
     async *watchTuningJob(request, context) {
       yield* watch(methods.name(request.name, context), request.afterSequence, context);

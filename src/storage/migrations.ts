@@ -73,6 +73,16 @@ const MIGRATIONS: readonly { readonly name: string; readonly sql: string }[] = [
         from_digest text, to_digest text NOT NULL, reason text NOT NULL, undone boolean NOT NULL DEFAULT false, time timestamptz NOT NULL DEFAULT now());
       CREATE INDEX adapter_alias_moves_alias ON adapter_alias_moves (tenant, adapter, alias, ordinal DESC);`,
   },
+  {
+    name: 'turns, pauses and checkpoints of jobs',
+    sql: `
+      ALTER TABLE jobs ADD COLUMN pause_requested boolean NOT NULL DEFAULT false, ADD COLUMN turn bigint NOT NULL DEFAULT 0;
+      CREATE INDEX jobs_turns ON jobs (kind, tenant) WHERE state IN ('QUEUED', 'RUNNING');
+      CREATE TABLE job_checkpoints (
+        job text NOT NULL REFERENCES jobs (name) ON DELETE CASCADE, step bigint NOT NULL, stage integer NOT NULL, stage_step bigint NOT NULL,
+        bytes bigint NOT NULL, sha256 text NOT NULL, best boolean NOT NULL, evaluation json NOT NULL,
+        create_time timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (job, step));`,
+  },
 ];
 
 /** Any constant will do: processes that migrate one database wait for each other. */

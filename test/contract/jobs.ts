@@ -11,9 +11,10 @@ import {
   JobRunner,
   type JobRunnerOptions,
   type JobState,
-  JobStore,
+  type JobStore,
 } from '../../src/jobs/index.js';
 import { type Database, requestDigestOf } from '../../src/storage/index.js';
+import { openJobs } from '../jobs/open-jobs.js';
 import { collect, type Temporary, until } from '../storage/temporary.js';
 
 /** An event without its time. */
@@ -38,7 +39,7 @@ export function jobsContract(open: () => Promise<Temporary<Database>>): void {
     let runners: JobRunner[] = [];
     beforeAll(async () => {
       temporary = await open();
-      store = await JobStore.open(temporary.value);
+      store = await openJobs(temporary.value);
     });
     beforeEach(() => {
       tenant = `tenant-${randomUUID()}`;
@@ -76,6 +77,7 @@ export function jobsContract(open: () => Promise<Temporary<Database>>): void {
           id: 'my-job',
           state: 'QUEUED',
           cancelRequested: false,
+          pauseRequested: false,
           spec,
           createTime: expect.any(Date),
           attempt: 0,
@@ -306,7 +308,7 @@ export function jobsContract(open: () => Promise<Temporary<Database>>): void {
       });
 
       test('written by another process are found without a wake-up', async () => {
-        const other = await JobStore.open(temporary.value);
+        const other = await openJobs(temporary.value);
         const { name } = await create();
         const seen = history(name);
         await other.append(name, 'from elsewhere');

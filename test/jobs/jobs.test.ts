@@ -2,12 +2,15 @@ import { describe, expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { JobRunner, JobStore } from '../../src/jobs/index.js';
+import { JobRunner } from '../../src/jobs/index.js';
 import { openDatabase } from '../../src/storage/index.js';
+import { jobControlContract } from '../contract/job-control.js';
 import { jobsContract } from '../contract/jobs.js';
+import { openJobs } from './open-jobs.js';
 import { collect, temporaryDataDir, temporaryPglite } from '../storage/temporary.js';
 
 jobsContract(temporaryPglite);
+jobControlContract(temporaryPglite);
 
 const LOADER = fileURLToPath(new URL('../runtime/typescript-loader.mjs', import.meta.url));
 const CHILD = fileURLToPath(new URL('./run-until-killed.ts', import.meta.url));
@@ -16,7 +19,7 @@ describe('a server killed while it runs a job', () => {
   test('goes on with it at the next start: no event lost, none numbered twice, three deaths at most', async () => {
     const folder = await temporaryDataDir();
     let database = await openDatabase({ dataDir: folder.value });
-    let store = await JobStore.open(database);
+    let store = await openJobs(database);
     const { job } = await store.create({ kind: 'tuning', tenant: 'acme', id: 'long', spec: {} });
     let emitted = 0;
     for (let death = 1; death <= 2; death += 1) {
@@ -31,7 +34,7 @@ describe('a server killed while it runs a job', () => {
       emitted += output.split('\n').length - 1;
 
       database = await openDatabase({ dataDir: folder.value });
-      store = await JobStore.open(database);
+      store = await openJobs(database);
       expect(await store.get(job.name)).toMatchObject({ state: 'RUNNING', attempt: death });
     }
     const runner = new JobRunner(store, { tuning: ({ job: { attempt } }) => Promise.resolve(`attempt ${attempt}`) });

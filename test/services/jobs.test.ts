@@ -10,6 +10,7 @@ const job = (state: Job['state']): Job => ({
   id: 'j',
   state,
   cancelRequested: false,
+  pauseRequested: false,
   spec: {},
   createTime: new Date(0),
   attempt: 1,

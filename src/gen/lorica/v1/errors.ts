@@ -94,6 +94,8 @@ export enum ErrorReason {
   ERROR_REASON_STORAGE_LOCKED = "ERROR_REASON_STORAGE_LOCKED",
   /** ERROR_REASON_API_KEY_NOT_FOUND - No such API key that the caller may see. */
   ERROR_REASON_API_KEY_NOT_FOUND = "ERROR_REASON_API_KEY_NOT_FOUND",
+  /** ERROR_REASON_JOB_PAUSED - The job was told to stop because it is paused; it goes on after ResumeTuningJob. */
+  ERROR_REASON_JOB_PAUSED = "ERROR_REASON_JOB_PAUSED",
   UNRECOGNIZED = "UNRECOGNIZED",
 }
 
@@ -222,6 +224,9 @@ export function errorReasonFromJSON(object: any): ErrorReason {
     case 40:
     case "ERROR_REASON_API_KEY_NOT_FOUND":
       return ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND;
+    case 45:
+    case "ERROR_REASON_JOB_PAUSED":
+      return ErrorReason.ERROR_REASON_JOB_PAUSED;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -313,6 +318,8 @@ export function errorReasonToJSON(object: ErrorReason): string {
       return "ERROR_REASON_STORAGE_LOCKED";
     case ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND:
       return "ERROR_REASON_API_KEY_NOT_FOUND";
+    case ErrorReason.ERROR_REASON_JOB_PAUSED:
+      return "ERROR_REASON_JOB_PAUSED";
     case ErrorReason.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -403,6 +410,8 @@ export function errorReasonToNumber(object: ErrorReason): number {
       return 39;
     case ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND:
       return 40;
+    case ErrorReason.ERROR_REASON_JOB_PAUSED:
+      return 45;
     case ErrorReason.UNRECOGNIZED:
     default:
       return -1;

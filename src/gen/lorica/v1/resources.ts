@@ -264,7 +264,7 @@ export enum JobState {
   JOB_STATE_QUEUED = "JOB_STATE_QUEUED",
   /** JOB_STATE_RUNNING - Runs. */
   JOB_STATE_RUNNING = "JOB_STATE_RUNNING",
-  /** JOB_STATE_PAUSED - Stopped for now. */
+  /** JOB_STATE_PAUSED - Stopped by PauseTuningJob until ResumeTuningJob, also when the server restarts. */
   JOB_STATE_PAUSED = "JOB_STATE_PAUSED",
   /** JOB_STATE_SUCCEEDED - Ended with a result. */
   JOB_STATE_SUCCEEDED = "JOB_STATE_SUCCEEDED",
@@ -501,7 +501,7 @@ export interface TuningJob {
   createTime?:
     | Date
     | undefined;
-  /** When it began to run (the last time, if it was resumed after a crash). */
+  /** When it first began to run. */
   startTime?:
     | Date
     | undefined;
@@ -519,10 +519,12 @@ export interface TuningJob {
     | undefined;
   /** Changes whenever the job changes. */
   etag: string;
-  /** How often it was started; above 1 when a server stopped or died under it. */
+  /** How often it was started; above 1 when it was paused, or a server stopped or died under it. */
   attempt: number;
   /** True once a cancel was asked for; the state follows when the job has stopped. */
   cancelRequested: boolean;
+  /** True once a pause of the running job was asked for; the state follows when the job has saved a checkpoint and stopped. */
+  pauseRequested: boolean;
 }
 
 /** What a tuning job has made. */
@@ -1637,6 +1639,7 @@ function createBaseTuningJob(): TuningJob {
     etag: "",
     attempt: 0,
     cancelRequested: false,
+    pauseRequested: false,
   };
 }
 
@@ -1674,6 +1677,9 @@ export const TuningJob: MessageFns<TuningJob> = {
     }
     if (message.cancelRequested !== false) {
       writer.uint32(88).bool(message.cancelRequested);
+    }
+    if (message.pauseRequested !== false) {
+      writer.uint32(96).bool(message.pauseRequested);
     }
     return writer;
   },
@@ -1779,6 +1785,14 @@ export const TuningJob: MessageFns<TuningJob> = {
             message.cancelRequested = reader.bool();
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.pauseRequested = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1820,6 +1834,11 @@ export const TuningJob: MessageFns<TuningJob> = {
         : isSet(object.cancel_requested)
         ? globalThis.Boolean(object.cancel_requested)
         : false,
+      pauseRequested: isSet(object.pauseRequested)
+        ? globalThis.Boolean(object.pauseRequested)
+        : isSet(object.pause_requested)
+        ? globalThis.Boolean(object.pause_requested)
+        : false,
     };
   },
 
@@ -1858,6 +1877,9 @@ export const TuningJob: MessageFns<TuningJob> = {
     if (message.cancelRequested !== false) {
       obj.cancelRequested = message.cancelRequested;
     }
+    if (message.pauseRequested !== false) {
+      obj.pauseRequested = message.pauseRequested;
+    }
     return obj;
   },
 
@@ -1883,6 +1905,7 @@ export const TuningJob: MessageFns<TuningJob> = {
     message.etag = object.etag ?? "";
     message.attempt = object.attempt ?? 0;
     message.cancelRequested = object.cancelRequested ?? false;
+    message.pauseRequested = object.pauseRequested ?? false;
     return message;
   },
 };

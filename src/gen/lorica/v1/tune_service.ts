@@ -89,6 +89,67 @@ export interface CancelTuningJobRequest {
   requestId: string;
 }
 
+/** Asks to pause a job. */
+export interface PauseTuningJobRequest {
+  /** `tenants/{t}/tuningJobs/{j}`. Required. */
+  name: string;
+  /** A UUID. The same id with the same body gives the job as it is instead of pausing it again, for 24 hours. */
+  requestId: string;
+}
+
+/** Asks to resume a job. */
+export interface ResumeTuningJobRequest {
+  /** `tenants/{t}/tuningJobs/{j}`. Required. */
+  name: string;
+  /** A UUID. The same id with the same body gives the job as it is instead of resuming it again, for 24 hours. */
+  requestId: string;
+}
+
+/** Asks for a page of a job's checkpoints. */
+export interface ListCheckpointsRequest {
+  /** `tenants/{t}/tuningJobs/{j}`. Required. */
+  parent: string;
+  /** 1 to 1,000. Default 50. */
+  pageSize: number;
+  /** From the page before; opaque. */
+  pageToken: string;
+}
+
+/** A page of checkpoints. */
+export interface ListCheckpointsResponse {
+  /** The checkpoints. */
+  checkpoints: Checkpoint[];
+  /** For the next page; empty after the last. */
+  nextPageToken: string;
+}
+
+/** What a job goes on from after a pause or a restart: weights, optimizer state and counters, complete and durable. */
+export interface Checkpoint {
+  /** `tenants/{t}/tuningJobs/{j}/checkpoints/{step}`, with the optimizer steps done over all stages. */
+  name: string;
+  /** Index of the stage that training goes on with, from 0. */
+  stage: number;
+  /** Steps of that stage that are done, 0 or more. */
+  step: number;
+  /** Its size. */
+  bytes: number;
+  /** SHA-256 of its bytes, 64 hex digits; compared before a job goes on from it. */
+  sha256: string;
+  /** When it was complete. */
+  createTime?:
+    | Date
+    | undefined;
+  /** Figures measured on these weights, by metric; empty when none were. */
+  evaluation: { [key: string]: number };
+  /** Whether it has the best evaluation so far; the best one is kept beside the newest. */
+  best: boolean;
+}
+
+export interface Checkpoint_EvaluationEntry {
+  key: string;
+  value: number;
+}
+
 /** Asks to delete a job. */
 export interface DeleteTuningJobRequest {
   /** `tenants/{t}/tuningJobs/{j}`. Required. */
@@ -806,6 +867,684 @@ export const CancelTuningJobRequest: MessageFns<CancelTuningJobRequest> = {
   },
 };
 
+function createBasePauseTuningJobRequest(): PauseTuningJobRequest {
+  return { name: "", requestId: "" };
+}
+
+export const PauseTuningJobRequest: MessageFns<PauseTuningJobRequest> = {
+  encode(message: PauseTuningJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.requestId !== "") {
+      writer.uint32(18).string(message.requestId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PauseTuningJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePauseTuningJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): PauseTuningJobRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+    };
+  },
+
+  toJSON(message: PauseTuningJobRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.requestId !== "") {
+      obj.requestId = message.requestId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<PauseTuningJobRequest>): PauseTuningJobRequest {
+    return PauseTuningJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PauseTuningJobRequest>): PauseTuningJobRequest {
+    const message = createBasePauseTuningJobRequest();
+    message.name = object.name ?? "";
+    message.requestId = object.requestId ?? "";
+    return message;
+  },
+};
+
+function createBaseResumeTuningJobRequest(): ResumeTuningJobRequest {
+  return { name: "", requestId: "" };
+}
+
+export const ResumeTuningJobRequest: MessageFns<ResumeTuningJobRequest> = {
+  encode(message: ResumeTuningJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.requestId !== "") {
+      writer.uint32(18).string(message.requestId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ResumeTuningJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResumeTuningJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ResumeTuningJobRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+    };
+  },
+
+  toJSON(message: ResumeTuningJobRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.requestId !== "") {
+      obj.requestId = message.requestId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ResumeTuningJobRequest>): ResumeTuningJobRequest {
+    return ResumeTuningJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ResumeTuningJobRequest>): ResumeTuningJobRequest {
+    const message = createBaseResumeTuningJobRequest();
+    message.name = object.name ?? "";
+    message.requestId = object.requestId ?? "";
+    return message;
+  },
+};
+
+function createBaseListCheckpointsRequest(): ListCheckpointsRequest {
+  return { parent: "", pageSize: 0, pageToken: "" };
+}
+
+export const ListCheckpointsRequest: MessageFns<ListCheckpointsRequest> = {
+  encode(message: ListCheckpointsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.parent !== "") {
+      writer.uint32(10).string(message.parent);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(16).int32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(26).string(message.pageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListCheckpointsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListCheckpointsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.parent = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.pageSize = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListCheckpointsRequest {
+    return {
+      parent: isSet(object.parent) ? globalThis.String(object.parent) : "",
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListCheckpointsRequest): unknown {
+    const obj: any = {};
+    if (message.parent !== "") {
+      obj.parent = message.parent;
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListCheckpointsRequest>): ListCheckpointsRequest {
+    return ListCheckpointsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListCheckpointsRequest>): ListCheckpointsRequest {
+    const message = createBaseListCheckpointsRequest();
+    message.parent = object.parent ?? "";
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseListCheckpointsResponse(): ListCheckpointsResponse {
+  return { checkpoints: [], nextPageToken: "" };
+}
+
+export const ListCheckpointsResponse: MessageFns<ListCheckpointsResponse> = {
+  encode(message: ListCheckpointsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.checkpoints) {
+      Checkpoint.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListCheckpointsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListCheckpointsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.checkpoints.push(Checkpoint.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListCheckpointsResponse {
+    return {
+      checkpoints: globalThis.Array.isArray(object?.checkpoints)
+        ? object.checkpoints.map((e: any) => Checkpoint.fromJSON(e))
+        : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListCheckpointsResponse): unknown {
+    const obj: any = {};
+    if (message.checkpoints?.length) {
+      obj.checkpoints = message.checkpoints.map((e) => Checkpoint.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListCheckpointsResponse>): ListCheckpointsResponse {
+    return ListCheckpointsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListCheckpointsResponse>): ListCheckpointsResponse {
+    const message = createBaseListCheckpointsResponse();
+    message.checkpoints = object.checkpoints?.map((e) => Checkpoint.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseCheckpoint(): Checkpoint {
+  return { name: "", stage: 0, step: 0, bytes: 0, sha256: "", createTime: undefined, evaluation: {}, best: false };
+}
+
+export const Checkpoint: MessageFns<Checkpoint> = {
+  encode(message: Checkpoint, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.stage !== 0) {
+      writer.uint32(16).int32(message.stage);
+    }
+    if (message.step !== 0) {
+      writer.uint32(24).int32(message.step);
+    }
+    if (message.bytes !== 0) {
+      writer.uint32(32).int64(message.bytes);
+    }
+    if (message.sha256 !== "") {
+      writer.uint32(42).string(message.sha256);
+    }
+    if (message.createTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.createTime), writer.uint32(50).fork()).join();
+    }
+    globalThis.Object.entries(message.evaluation).forEach(([key, value]: [string, number]) => {
+      Checkpoint_EvaluationEntry.encode({ key: key as any, value }, writer.uint32(58).fork()).join();
+    });
+    if (message.best !== false) {
+      writer.uint32(64).bool(message.best);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Checkpoint {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckpoint();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.stage = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.bytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.sha256 = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            const entry7 = Checkpoint_EvaluationEntry.decode(reader, reader.uint32());
+            if (entry7.value !== undefined) {
+              message.evaluation[entry7.key] = entry7.value;
+            }
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.best = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Checkpoint {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      stage: isSet(object.stage) ? globalThis.Number(object.stage) : 0,
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      bytes: isSet(object.bytes) ? globalThis.Number(object.bytes) : 0,
+      sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+      createTime: isSet(object.createTime)
+        ? fromJsonTimestamp(object.createTime)
+        : isSet(object.create_time)
+        ? fromJsonTimestamp(object.create_time)
+        : undefined,
+      evaluation: isObject(object.evaluation)
+        ? (globalThis.Object.entries(object.evaluation) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      best: isSet(object.best) ? globalThis.Boolean(object.best) : false,
+    };
+  },
+
+  toJSON(message: Checkpoint): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.stage !== 0) {
+      obj.stage = Math.round(message.stage);
+    }
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.bytes !== 0) {
+      obj.bytes = Math.round(message.bytes);
+    }
+    if (message.sha256 !== "") {
+      obj.sha256 = message.sha256;
+    }
+    if (message.createTime !== undefined) {
+      obj.createTime = message.createTime.toISOString();
+    }
+    if (message.evaluation) {
+      const entries = globalThis.Object.entries(message.evaluation) as [string, number][];
+      if (entries.length > 0) {
+        obj.evaluation = {};
+        entries.forEach(([k, v]) => {
+          obj.evaluation[k] = floatToJson(v);
+        });
+      }
+    }
+    if (message.best !== false) {
+      obj.best = message.best;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Checkpoint>): Checkpoint {
+    return Checkpoint.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Checkpoint>): Checkpoint {
+    const message = createBaseCheckpoint();
+    message.name = object.name ?? "";
+    message.stage = object.stage ?? 0;
+    message.step = object.step ?? 0;
+    message.bytes = object.bytes ?? 0;
+    message.sha256 = object.sha256 ?? "";
+    message.createTime = object.createTime ?? undefined;
+    message.evaluation = (globalThis.Object.entries(object.evaluation ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.best = object.best ?? false;
+    return message;
+  },
+};
+
+function createBaseCheckpoint_EvaluationEntry(): Checkpoint_EvaluationEntry {
+  return { key: "", value: 0 };
+}
+
+export const Checkpoint_EvaluationEntry: MessageFns<Checkpoint_EvaluationEntry> = {
+  encode(message: Checkpoint_EvaluationEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(17).double(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Checkpoint_EvaluationEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckpoint_EvaluationEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.value = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Checkpoint_EvaluationEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.Number(object.value) : 0,
+    };
+  },
+
+  toJSON(message: Checkpoint_EvaluationEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== 0) {
+      obj.value = floatToJson(message.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Checkpoint_EvaluationEntry>): Checkpoint_EvaluationEntry {
+    return Checkpoint_EvaluationEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Checkpoint_EvaluationEntry>): Checkpoint_EvaluationEntry {
+    const message = createBaseCheckpoint_EvaluationEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
+    return message;
+  },
+};
+
 function createBaseDeleteTuningJobRequest(): DeleteTuningJobRequest {
   return { name: "", etag: "", requestId: "" };
 }
@@ -1486,6 +2225,46 @@ export const TuneServiceService = {
       Buffer.from(ListTuningJobsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListTuningJobsResponse => ListTuningJobsResponse.decode(value),
   },
+  /**
+   * Pauses a job: a queued one at once; a running one saves a checkpoint and stops, and the state follows. A paused job holds no place and
+   * stays paused when the server restarts. Pausing a paused job changes nothing. FAILED_PRECONDITION / JOB_STATE for one that has ended.
+   */
+  pauseTuningJob: {
+    path: "/lorica.v1.TuneService/PauseTuningJob" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: PauseTuningJobRequest): Buffer =>
+      Buffer.from(PauseTuningJobRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): PauseTuningJobRequest => PauseTuningJobRequest.decode(value),
+    responseSerialize: (value: TuningJob): Buffer => Buffer.from(TuningJob.encode(value).finish()),
+    responseDeserialize: (value: Buffer): TuningJob => TuningJob.decode(value),
+  },
+  /**
+   * Puts a paused job in line again; it goes on from its newest checkpoint. A job that waits or runs stays as it is (a pause that was asked for is
+   * taken back). FAILED_PRECONDITION / JOB_STATE for one that has ended.
+   */
+  resumeTuningJob: {
+    path: "/lorica.v1.TuneService/ResumeTuningJob" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ResumeTuningJobRequest): Buffer =>
+      Buffer.from(ResumeTuningJobRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ResumeTuningJobRequest => ResumeTuningJobRequest.decode(value),
+    responseSerialize: (value: TuningJob): Buffer => Buffer.from(TuningJob.encode(value).finish()),
+    responseDeserialize: (value: Buffer): TuningJob => TuningJob.decode(value),
+  },
+  /** Lists the checkpoints that a job has now, newest first. They go when the job succeeds or is deleted. */
+  listCheckpoints: {
+    path: "/lorica.v1.TuneService/ListCheckpoints" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListCheckpointsRequest): Buffer =>
+      Buffer.from(ListCheckpointsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListCheckpointsRequest => ListCheckpointsRequest.decode(value),
+    responseSerialize: (value: ListCheckpointsResponse): Buffer =>
+      Buffer.from(ListCheckpointsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListCheckpointsResponse => ListCheckpointsResponse.decode(value),
+  },
   /** Cancels a job that has not ended; returns at once, the state follows within seconds. Cancelling a cancelled job changes nothing. */
   cancelTuningJob: {
     path: "/lorica.v1.TuneService/CancelTuningJob" as const,
@@ -1530,6 +2309,18 @@ export interface TuneServiceServer extends UntypedServiceImplementation {
   getTuningJob: handleUnaryCall<GetTuningJobRequest, TuningJob>;
   /** Lists the jobs of a tenant, newest first. */
   listTuningJobs: handleUnaryCall<ListTuningJobsRequest, ListTuningJobsResponse>;
+  /**
+   * Pauses a job: a queued one at once; a running one saves a checkpoint and stops, and the state follows. A paused job holds no place and
+   * stays paused when the server restarts. Pausing a paused job changes nothing. FAILED_PRECONDITION / JOB_STATE for one that has ended.
+   */
+  pauseTuningJob: handleUnaryCall<PauseTuningJobRequest, TuningJob>;
+  /**
+   * Puts a paused job in line again; it goes on from its newest checkpoint. A job that waits or runs stays as it is (a pause that was asked for is
+   * taken back). FAILED_PRECONDITION / JOB_STATE for one that has ended.
+   */
+  resumeTuningJob: handleUnaryCall<ResumeTuningJobRequest, TuningJob>;
+  /** Lists the checkpoints that a job has now, newest first. They go when the job succeeds or is deleted. */
+  listCheckpoints: handleUnaryCall<ListCheckpointsRequest, ListCheckpointsResponse>;
   /** Cancels a job that has not ended; returns at once, the state follows within seconds. Cancelling a cancelled job changes nothing. */
   cancelTuningJob: handleUnaryCall<CancelTuningJobRequest, TuningJob>;
   /** Deletes a job that has ended, with its events. The adapter version that it made stays. */
@@ -1589,6 +2380,60 @@ export interface TuneServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListTuningJobsResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Pauses a job: a queued one at once; a running one saves a checkpoint and stops, and the state follows. A paused job holds no place and
+   * stays paused when the server restarts. Pausing a paused job changes nothing. FAILED_PRECONDITION / JOB_STATE for one that has ended.
+   */
+  pauseTuningJob(
+    request: PauseTuningJobRequest,
+    callback: (error: ServiceError | null, response: TuningJob) => void,
+  ): ClientUnaryCall;
+  pauseTuningJob(
+    request: PauseTuningJobRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: TuningJob) => void,
+  ): ClientUnaryCall;
+  pauseTuningJob(
+    request: PauseTuningJobRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: TuningJob) => void,
+  ): ClientUnaryCall;
+  /**
+   * Puts a paused job in line again; it goes on from its newest checkpoint. A job that waits or runs stays as it is (a pause that was asked for is
+   * taken back). FAILED_PRECONDITION / JOB_STATE for one that has ended.
+   */
+  resumeTuningJob(
+    request: ResumeTuningJobRequest,
+    callback: (error: ServiceError | null, response: TuningJob) => void,
+  ): ClientUnaryCall;
+  resumeTuningJob(
+    request: ResumeTuningJobRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: TuningJob) => void,
+  ): ClientUnaryCall;
+  resumeTuningJob(
+    request: ResumeTuningJobRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: TuningJob) => void,
+  ): ClientUnaryCall;
+  /** Lists the checkpoints that a job has now, newest first. They go when the job succeeds or is deleted. */
+  listCheckpoints(
+    request: ListCheckpointsRequest,
+    callback: (error: ServiceError | null, response: ListCheckpointsResponse) => void,
+  ): ClientUnaryCall;
+  listCheckpoints(
+    request: ListCheckpointsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListCheckpointsResponse) => void,
+  ): ClientUnaryCall;
+  listCheckpoints(
+    request: ListCheckpointsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListCheckpointsResponse) => void,
   ): ClientUnaryCall;
   /** Cancels a job that has not ended; returns at once, the state follows within seconds. Cancelling a cancelled job changes nothing. */
   cancelTuningJob(
@@ -1684,6 +2529,10 @@ function longToNumber(int64: { toString(): string }): number {
     throw new globalThis.Error("Value is smaller than Number.MIN_SAFE_INTEGER");
   }
   return num;
+}
+
+function isObject(value: any): boolean {
+  return typeof value === "object" && value !== null;
 }
 
 function isSet(value: any): boolean {
