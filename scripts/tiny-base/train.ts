@@ -70,7 +70,7 @@ for (const [index, part] of PARTS.entries()) {
       decayNorms: false,
       betas: [0.9, 0.95],
       maxGradientNorm: 1,
-      loss: 'all',
+      objective: { kind: 'languageModel', loss: 'all' },
     },
     seed: SEED + index,
     emit: (event) => {

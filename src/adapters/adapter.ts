@@ -18,21 +18,33 @@ export interface LoraModule {
   readonly b: Float32Array;
 }
 
-/** LoRA matrices (Hu et al. 2021) by module name. */
+/** Scores labels from the final hidden state h of a text's last token: logits = weight · h, as transformers' *ForSequenceClassification. */
+export interface ClassificationHead {
+  /** 2 to 1,000, distinct; the order is that of the rows of `weight`. */
+  readonly labels: readonly string[];
+  /** What is read of a text; `{text}` stands for it. */
+  readonly template: string;
+  /** [labels, C], row-major. */
+  readonly weight: Float32Array;
+}
+
+/** LoRA matrices (Hu et al. 2021) by module name; none where there is only a head. */
 export interface LoraInput {
   readonly kind: 'lora';
   readonly modules: ReadonlyMap<string, LoraModule>;
+  readonly head?: ClassificationHead;
 }
 
 /** Changed tensors of the base under their Hugging Face names; float32, float16 or bfloat16. */
 export interface VariantInput {
   readonly kind: 'variant';
   readonly tensors: ReadonlyMap<string, HostTensor>;
+  readonly head?: ClassificationHead;
 }
 
 export type AdapterContent =
-  | { readonly kind: 'lora'; readonly digest: string; readonly modules: ReadonlyMap<string, LoraModule> }
-  | { readonly kind: 'variant'; readonly digest: string; readonly tensors: ReadonlyMap<string, HostTensor> };
+  | { readonly kind: 'lora'; readonly digest: string; readonly modules: ReadonlyMap<string, LoraModule>; readonly head?: ClassificationHead }
+  | { readonly kind: 'variant'; readonly digest: string; readonly tensors: ReadonlyMap<string, HostTensor>; readonly head?: ClassificationHead };
 
 export interface Adapter {
   /** tenants/{tenant}/adapters/{id} */

@@ -8,6 +8,7 @@ export type {
   AliasMove,
   AliasMoveReason,
   BaseShapes,
+  ClassificationHead,
   FilePiece,
   LoraInput,
   LoraModule,

@@ -13,7 +13,9 @@ export type Example =
   | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
   | { readonly kind: 'messages'; readonly messages: readonly DatasetMessage[] }
   | { readonly kind: 'text'; readonly text: string }
-  | { readonly kind: 'label'; readonly text: string; readonly label: string };
+  | { readonly kind: 'label'; readonly text: string; readonly label: string }
+  /** Two different answers to one prompt, of which the first is preferred. */
+  | { readonly kind: 'preference'; readonly prompt: string; readonly chosen: string; readonly rejected: string };
 
 export type ExampleKind = Example['kind'];
 

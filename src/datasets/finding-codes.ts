@@ -56,6 +56,8 @@ export const FINDING_RULES = {
   IP_ADDRESS: redactable('the IP address'),
   MEDICAL_RECORD_NUMBER: redactable('the medical record number'),
   NATIONAL_ID: redactable('the identity number'),
+
+  EQUAL_ANSWERS: error('Write another rejected answer, or remove the row.'),
 } as const satisfies Readonly<Record<string, FindingRule>>;
 
 export type FindingCode = keyof typeof FINDING_RULES;

@@ -1,6 +1,7 @@
 /**
  * One row of a dataset: JSON to an Example, or everything that is wrong with it.
- * The kinds, by their fields: prompt + completion, messages, text + label, text. Other fields are errors: a misspelt one must not pass unseen.
+ * The kinds, by their fields: prompt + completion, messages, text + label, text,
+ * prompt + chosen + rejected. Other fields are errors: a misspelt one must not pass unseen.
  */
 import type { DatasetMessage, Example, ExampleKind } from './dataset.js';
 import type { FindingCode } from './finding-codes.js';
@@ -19,8 +20,9 @@ const FIELDS: Readonly<Record<ExampleKind, readonly string[]>> = {
   messages: ['messages'],
   label: ['text', 'label'],
   text: ['text'],
+  preference: ['prompt', 'chosen', 'rejected'],
 };
-const KINDS_TEXT = 'prompt and completion, messages, text, or text and label';
+const KINDS_TEXT = 'prompt and completion, messages, text, text and label, or prompt, chosen and rejected';
 const MAX_MESSAGES = 1_000;
 const MAX_ROLE_CHARACTERS = 64;
 
@@ -51,6 +53,7 @@ function jsonProblem(error: unknown): string {
 }
 
 function kindOf(row: Record<string, unknown>): ExampleKind | undefined {
+  if ('chosen' in row || 'rejected' in row) return 'preference';
   if ('prompt' in row || 'completion' in row) return 'completion';
   if ('messages' in row) return 'messages';
   if ('label' in row) return 'label';
@@ -71,7 +74,11 @@ function check(row: Record<string, unknown>, kind: ExampleKind): ParsedRow {
         ? { kind, messages: messages(row['messages'], errors) }
         : kind === 'label'
           ? { kind, text: string('text'), label: string('label') }
-          : { kind, text: string('text') };
+          : kind === 'preference'
+            ? { kind, prompt: string('prompt'), chosen: string('chosen'), rejected: string('rejected') }
+            : { kind, text: string('text') };
+  if (example.kind === 'preference' && errors.length === 0 && example.chosen === example.rejected)
+    errors.push({ code: 'EQUAL_ANSWERS', path: '$.rejected', message: 'is the chosen answer: nothing is preferred' });
   return errors.length > 0 ? { errors } : { example };
 }
 
@@ -142,5 +149,7 @@ export function textOf(example: Example): readonly string[] {
       return [example.text, example.label];
     case 'text':
       return [example.text];
+    case 'preference':
+      return [example.prompt, example.chosen, example.rejected];
   }
 }

@@ -4,7 +4,7 @@
  * single pass over the prompt; longer ones cost one pass each.
  */
 import { invalidFields, type FieldViolation } from '../common/errors.js';
-import { continuationTokens, labelText, promptTokens } from '../models/prompt.js';
+import { continuationTokens, labelText, lastTokens, promptTokens } from '../models/prompt.js';
 import type { Tokenizer } from '../models/tokenizer.js';
 import { inBatches } from './batches.js';
 import type { ClassificationTask, EvaluateInput, RowOutcome } from './types.js';
@@ -54,9 +54,8 @@ function tokenize(text: string, task: ClassificationTask, tokenizer: Tokenizer, 
   const empty = labels.findIndex((tokens) => tokens.length === 0);
   if (empty >= 0) throw invalidFields([{ field: `task.labels[${empty}]`, description: 'has no tokens of its own after the prompt' }]);
   const prompt = promptTokens(texts[0]!.prompt, tokenizer);
-  const excess = prompt.length + Math.max(...labels.map((tokens) => tokens.length)) - maxLengthTokens;
-  const keep = tokenizer.bosTokenId !== undefined && prompt[0] === tokenizer.bosTokenId ? 1 : 0;
-  return { prompt: excess > 0 ? [...prompt.slice(0, keep), ...prompt.slice(keep + excess)] : prompt, labels };
+  const longest = Math.max(...labels.map((tokens) => tokens.length));
+  return { prompt: lastTokens(prompt, maxLengthTokens - longest, tokenizer.bosTokenId), labels };
 }
 
 /** Scores every row on one target; gives the predicted label per row. */

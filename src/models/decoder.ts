@@ -27,6 +27,8 @@ export const EMBEDDING_WEIGHT = 'model.embed_tokens.weight';
 export const FINAL_NORM_WEIGHT = 'model.norm.weight';
 /** Present in checkpoints whose head is not tied to the embedding. */
 export const HEAD_WEIGHT = 'lm_head.weight';
+/** [K,C] of a classification head over K labels, beside the language model's; the name is that of transformers' *ForSequenceClassification. */
+export const CLASSIFICATION_HEAD_WEIGHT = 'score.weight';
 
 /** 'model.layers.3' for 3. */
 export function layerPrefix(layer: number): string {

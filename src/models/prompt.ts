@@ -13,7 +13,8 @@ export type PromptExample =
   | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
   | { readonly kind: 'messages'; readonly messages: readonly ChatMessage[] }
   | { readonly kind: 'text'; readonly text: string }
-  | { readonly kind: 'label'; readonly text: string; readonly label: string };
+  | { readonly kind: 'label'; readonly text: string; readonly label: string }
+  | { readonly kind: 'preference'; readonly prompt: string; readonly chosen: string; readonly rejected: string };
 
 /** How `text`/`label` rows are worded; `{text}` and `{label}` stand for the row's fields. */
 export interface LabelTemplate {
@@ -35,6 +36,9 @@ export interface RenderedExample {
   readonly lossMask: readonly boolean[];
 }
 
+/** What a classification head reads of a row, where nothing else is said. */
+export const DEFAULT_CLASSIFICATION_TEMPLATE = '{text}';
+
 export const DEFAULT_LABEL_TEMPLATE: LabelTemplate = { prompt: '{text}\nLabel:', label: ' {label}' };
 
 /** Fills `{name}` placeholders; the values are inserted as they are, never expanded again. Unknown placeholders stay. */
@@ -53,6 +57,14 @@ export function continuationTokens(prompt: string, continuation: string, tokeniz
   const whole = promptTokens(prompt + continuation, tokenizer);
   if (whole.length > before.length && before.every((id, i) => whole[i] === id)) return whole.slice(before.length);
   return tokenizer.encode(continuation);
+}
+
+/** The last `maxTokens` of a prompt; a leading begin-of-sequence token stays. */
+export function lastTokens(prompt: readonly number[], maxTokens: number, bosTokenId: number | undefined): readonly number[] {
+  const excess = prompt.length - maxTokens;
+  if (excess <= 0) return prompt;
+  const keep = bosTokenId !== undefined && prompt[0] === bosTokenId ? 1 : 0;
+  return [...prompt.slice(0, keep), ...prompt.slice(keep + excess)];
 }
 
 /** Prompt and continuation of a label row, as evaluation scores it and tuning trains it. */
@@ -96,13 +108,16 @@ class Pieces {
  * Tokens and loss mask of one row.
  * completion: prompt + completion + end-of-sequence, counting completion and end. messages: the chat template, counting each
  * assistant turn up to its end token. text: the text + end-of-sequence, counting all. label: the label template, counting the
- * label and appending nothing: the answer is scored, never generated to its end. `loss: 'all'` counts every token but the first.
+ * label and appending nothing: the answer is scored, never generated to its end. preference: the prompt with the chosen answer, as a
+ * completion. `loss: 'all'` counts every token but the first.
  */
 export function renderExample(example: PromptExample, tokenizer: Tokenizer, chatTemplate: ChatTemplate | undefined, options: RenderOptions = {}): RenderedExample {
   const pieces = new Pieces();
   const all = options.loss === 'all';
   const end = tokenizer.eosTokenIds.slice(0, 1);
   switch (example.kind) {
+    case 'preference':
+      return renderExample({ kind: 'completion', prompt: example.prompt, completion: example.chosen }, tokenizer, chatTemplate, options);
     case 'completion':
       pieces.append(promptTokens(example.prompt, tokenizer), all);
       pieces.append(continuationTokens(example.prompt, example.completion, tokenizer), true);

@@ -34,6 +34,8 @@ export function embeddingGradientSegment(config: DecoderConfig): Graph {
 }
 
 export interface HeadKind {
+  /** What a row is scored over: V tokens, or the K labels of a classification head. */
+  readonly outputs: number;
   readonly trainHead: boolean;
   readonly trainNorm: boolean;
   /** Whether something below the head is trained. */
@@ -43,27 +45,28 @@ export interface HeadKind {
 }
 
 /**
- * One piece of the head with loss: rows of x [M,C] at `rows` [N], their `targets` [N], gain [C], table [V,C], and `scale` [1], by which
- * every token's loss is multiplied in the gradients → losses [N] in nats (not scaled), and as the kind says dx [N,C] (rows of the
- * piece only), gradient.head [V,C], gradient.norm [C].
+ * One piece of the head with loss: rows of x [M,C] at `rows` [N], their `targets` [N] (indices of outputs), gain [C], table [outputs,C]
+ * → losses [N], the cross entropies in nats. As the kind says, also the gradients of Σ weights · losses with `weights` [N]: dx [N,C] (rows of
+ * the piece only), gradient.head [outputs,C], gradient.norm [C]. With the token table this is the language model's head, with a
+ * score matrix [K,C] the classification head of transformers' *ForSequenceClassification.
  */
 export function headSegment(config: DecoderConfig, kind: HeadKind): Graph {
-  const { hiddenSize: c, vocabSize: v } = config;
+  const { hiddenSize: c } = config;
   const graph = new Graph('head');
   const x = graph.input('x', 'float32', ['M', c]);
   const rows = graph.input('rows', 'int64', ['N']);
   const targets = graph.input('targets', 'int64', ['N']);
   const gain = graph.input('gain', 'float32', [c]);
-  const table = graph.input('table', 'float32', [v, c]);
-  const scale = graph.input('scale', 'float32', [1]);
-  const sumHead = kind.adding && kind.trainHead ? graph.input('sum.head', 'float32', [v, c]) : null;
+  const table = graph.input('table', 'float32', [kind.outputs, c]);
+  const sumHead = kind.adding && kind.trainHead ? graph.input('sum.head', 'float32', [kind.outputs, c]) : null;
   const sumNorm = kind.adding && kind.trainNorm ? graph.input('sum.norm', 'float32', [c]) : null;
   const selected = ops.gather(x, rows, 0);
   const normed = ops.simplifiedLayerNorm(selected, gain, { epsilon: config.rmsNormEpsilon }).y;
   const losses = crossEntropy(normed, table, ops.unsqueeze(targets, [1]), sumHead);
   graph.output(ops.squeeze(losses, [1]), 'losses');
   const wrt = [...(kind.inputGradient ? [selected] : []), ...(kind.trainHead ? [table] : []), ...(kind.trainNorm ? [gain] : [])];
-  const seed = ops.expand(ops.unsqueeze(scale, [0]), losses);
+  if (wrt.length === 0) return graph;
+  const seed = ops.unsqueeze(graph.input('weights', 'float32', ['N']), [1]);
   backward(graph, new Map([[losses, seed]]), wrt).forEach((cotangent, i) => {
     if (cotangent === null) throw new Error(`the head does not depend on ${wrt[i]?.name ?? ''}`);
     if (wrt[i] === selected) graph.output(cotangent, 'dx');
@@ -111,14 +114,14 @@ export function scatterRowsSegment(config: DecoderConfig): Graph {
   return graph;
 }
 
-/** Logits of the rows of x [M,C] at `rows` [N] → [N,V]. */
-export function logitsSegment(config: DecoderConfig): Graph {
-  const { hiddenSize: c, vocabSize: v } = config;
+/** Logits of the rows of x [M,C] at `rows` [N] → [N,outputs]. */
+export function logitsSegment(config: DecoderConfig, outputs: number): Graph {
+  const { hiddenSize: c } = config;
   const graph = new Graph('logits');
   const x = graph.input('x', 'float32', ['M', c]);
   const rows = graph.input('rows', 'int64', ['N']);
   const gain = graph.input('gain', 'float32', [c]);
-  const table = graph.input('table', 'float32', [v, c]);
+  const table = graph.input('table', 'float32', [outputs, c]);
   const normed = ops.simplifiedLayerNorm(ops.gather(x, rows, 0), gain, { epsilon: config.rmsNormEpsilon }).y;
   graph.output(ops.fusedMatMul(normed, table, { transB: true }), 'logits');
   return graph;

@@ -8,7 +8,8 @@ import * as proto from '../gen/lorica/v1/resources.js';
 import type { Fields } from './fields.js';
 import { parseName } from './names.js';
 import type { Served } from './targets.js';
-import { readLabelTemplate, readLossScope } from './tuning-specification.js';
+import { readLossScope } from './tuning-objective.js';
+import { readLabelTemplate } from './tuning-specification.js';
 
 /** What an evaluation is created from; JSON, kept with the job. `task.labels` is empty for "the labels of the dataset". */
 export interface EvaluationRequest {

@@ -10,6 +10,7 @@ const EXAMPLE_KINDS = {
   messages: proto.ExampleKind.EXAMPLE_KIND_MESSAGES,
   text: proto.ExampleKind.EXAMPLE_KIND_TEXT,
   label: proto.ExampleKind.EXAMPLE_KIND_LABEL,
+  preference: proto.ExampleKind.EXAMPLE_KIND_PREFERENCE,
 } as const;
 
 const SEVERITIES = {

@@ -17,6 +17,7 @@ import * as proto from '../gen/lorica/v1/tuning.js';
 import { defined } from './defined.js';
 import { Fields } from './fields.js';
 import { modelName, parseModelName, parseName } from './names.js';
+import { readObjective } from './tuning-objective.js';
 
 /** What a tuning job is created from. */
 export interface TuningRequest {
@@ -47,12 +48,6 @@ const SCHEDULES: Partial<Record<proto.ScheduleKind, Schedule['kind']>> = {
   [proto.ScheduleKind.SCHEDULE_KIND_CONSTANT]: 'constant',
   [proto.ScheduleKind.SCHEDULE_KIND_LINEAR]: 'linear',
   [proto.ScheduleKind.SCHEDULE_KIND_COSINE]: 'cosine',
-};
-
-export const LOSS_SCOPES: Partial<Record<proto.LossScope, 'completion' | 'all'>> = {
-  [proto.LossScope.LOSS_SCOPE_UNSPECIFIED]: 'completion',
-  [proto.LossScope.LOSS_SCOPE_COMPLETION]: 'completion',
-  [proto.LossScope.LOSS_SCOPE_ALL]: 'all',
 };
 
 /** Reads the message; broken rules go to `fields`, and the result is then not to be used. */
@@ -146,7 +141,7 @@ function readStage(stage: proto.TuningStage, path: string, identity: Identity, f
     betas,
     epsilon: optimizer?.epsilon,
     maxGradientNorm: optimizer?.maxGradientNorm,
-    loss: readLossScope(stage.objective?.lossScope, `${path}.objective.loss_scope`, fields),
+    objective: readObjective(stage, path, fields),
     labelTemplate: readLabelTemplate(stage.labelTemplate, `${path}.label_template`, fields),
     savedActivations: readSavedActivations(stage.savedActivations, `${path}.saved_activations`, fields),
     packing: stage.packing ? true : undefined,
@@ -288,12 +283,6 @@ function readSchedule(message: proto.Schedule, path: string, fields: Fields): Sc
     warmupRatio: warmup?.$case === 'warmupRatio' ? warmup.value : undefined,
     leastRatio,
   });
-}
-
-export function readLossScope(scope: proto.LossScope | undefined, path: string, fields: Fields): 'completion' | 'all' {
-  const known = LOSS_SCOPES[scope ?? proto.LossScope.LOSS_SCOPE_UNSPECIFIED];
-  if (known === undefined) fields.add(path, 'must be COMPLETION or ALL');
-  return known ?? 'completion';
 }
 
 /** A template with both texts; one left empty gets its default. Undefined when the message is absent. */

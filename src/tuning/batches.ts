@@ -6,7 +6,7 @@ import type { RenderedExample } from '../models/prompt.js';
 import type { Xoshiro128 } from '../common/random.js';
 import { shuffle } from './random.js';
 
-/** One row, ready to train on: position t is fed `inputs[t]` and should predict `targets[t]` where `counts[t]` is 1. */
+/** One row, ready to train on: position t is fed `inputs[t]` and should predict `targets[t]` (a token, or a label's index) where `counts[t]` is 1. */
 export interface TokenRow {
   readonly inputs: Int32Array;
   readonly targets: Int32Array;

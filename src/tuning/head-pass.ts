@@ -1,8 +1,9 @@
 /**
- * The two ends of a pass: embedding lookup and its gradient, and the head with the loss in pieces of rows where the loss counts.
+ * The two ends of a pass: embedding lookup and its gradient, and the head with the loss in pieces of rows where the loss counts. The head
+ * is the language model's or a classification head.
  * Invariant: gradients of a tied embedding get the head's part first (written or added), then the lookup's (added).
  */
-import { EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT } from '../models/decoder.js';
+import { CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT } from '../models/decoder.js';
 import { embeddingGradientSegment, embeddingSegment, headSegment, logitsSegment, scatterRowsSegment, type HeadKind } from '../models/training-form-ends.js';
 import type { Binding, Runtime, Session, Tensor } from '../runtime/index.js';
 import type { MicroBatch } from './batches.js';
@@ -15,36 +16,47 @@ const MOST_ROWS = 1024;
 /** Positions of one piece of the embedding's gradient: the membership product grows with its square. */
 const EMBEDDING_ROWS = 512;
 
-export function headRows(vocabSize: number): number {
-  return Math.max(16, Math.min(MOST_ROWS, Math.floor(LOGITS_BYTES / (4 * vocabSize) / 16) * 16));
+/** What the hidden states of a pass are scored by. */
+export type HeadChoice = 'languageModel' | 'classification';
+
+export function headRows(outputs: number): number {
+  return Math.max(16, Math.min(MOST_ROWS, Math.floor(LOGITS_BYTES / (4 * outputs) / 16) * 16));
 }
 
+/** One number for all losses of a micro-batch, or one for each. */
+export type LossWeights = number | Float32Array;
+
 const lane = 'training';
+
+interface Step {
+  readonly session: Session;
+  readonly binding: Binding;
+}
 
 export class HeadPass {
   private constructor(
     private readonly runtime: Runtime,
     private readonly hiddenSize: number,
-    private readonly vocabSize: number,
     private readonly kind: Omit<HeadKind, 'adding'>,
-    private readonly tied: boolean,
+    /** The head has written the embedding's gradient when the lookup's turn comes. */
+    private readonly headWritesEmbedding: boolean,
     private readonly embeddingGradient: Tensor | undefined,
-    private readonly steps: Readonly<Record<'embed' | 'write' | 'add' | 'scatter' | 'logits', { session: Session; binding: Binding }>>,
-    private readonly embedBack: { session: Session; binding: Binding } | undefined,
-    private readonly scale: Tensor,
+    private readonly steps: Readonly<Record<'embed' | 'losses' | 'write' | 'add' | 'scatter' | 'logits', Step>>,
+    private readonly embedBack: Step | undefined,
   ) {}
 
   /** `inputGradient`: something below the head is trained. */
-  static async create(lease: BaseLease, model: StageModel, inputGradient: boolean): Promise<HeadPass> {
+  static async create(lease: BaseLease, model: StageModel, inputGradient: boolean, choice: HeadChoice): Promise<HeadPass> {
     const { runtime } = lease;
     const { config, parameters } = model;
-    const headName = config.tieWordEmbeddings ? EMBEDDING_WEIGHT : HEAD_WEIGHT;
+    const tied = choice === 'languageModel' && config.tieWordEmbeddings;
+    const headName = choice === 'classification' ? CLASSIFICATION_HEAD_WEIGHT : tied ? EMBEDDING_WEIGHT : HEAD_WEIGHT;
     const table = await model.tensor(EMBEDDING_WEIGHT);
-    const head = config.tieWordEmbeddings ? table : await model.tensor(HEAD_WEIGHT);
+    const head = tied ? table : await model.tensor(headName);
     const gain = await model.tensor(FINAL_NORM_WEIGHT);
-    const kind = { trainHead: parameters?.has(headName) === true, trainNorm: parameters?.has(FINAL_NORM_WEIGHT) === true, inputGradient };
-    const scale = runtime.empty('float32', [1]);
-    const bound = async (key: string, build: () => ReturnType<typeof embeddingSegment>, tensors: Readonly<Record<string, Tensor>>) => {
+    const outputs = head.shape[0]!;
+    const kind = { outputs, trainHead: parameters?.has(headName) === true, trainNorm: parameters?.has(FINAL_NORM_WEIGHT) === true, inputGradient };
+    const bound = async (key: string, build: () => ReturnType<typeof embeddingSegment>, tensors: Readonly<Record<string, Tensor>>): Promise<Step> => {
       const session = await lease.session(key, build);
       const binding = session.binding();
       for (const { name } of session.inputs) if (tensors[name] !== undefined) binding.input(name, tensors[name]);
@@ -54,22 +66,23 @@ export class HeadPass {
       ...(kind.trainHead ? { 'sum.head': parameters!.gradient(headName) } : {}),
       ...(kind.trainNorm ? { 'sum.norm': parameters!.gradient(FINAL_NORM_WEIGHT) } : {}),
     };
-    const headStep = async (adding: boolean) => {
-      const step = await bound(`head:${JSON.stringify({ ...kind, adding })}`, () => headSegment(config, { ...kind, adding }), { table: head, gain, scale, ...sums });
-      if (kind.trainHead) step.binding.output('gradient.head', parameters!.gradient(headName));
-      if (kind.trainNorm) step.binding.output('gradient.norm', parameters!.gradient(FINAL_NORM_WEIGHT));
-      return step;
+    const headStep = async (step: HeadKind): Promise<Step> => {
+      const made = await bound(`head:${JSON.stringify(step)}`, () => headSegment(config, step), { table: head, gain, ...sums });
+      if (step.trainHead) made.binding.output('gradient.head', parameters!.gradient(headName));
+      if (step.trainNorm) made.binding.output('gradient.norm', parameters!.gradient(FINAL_NORM_WEIGHT));
+      return made;
     };
     const steps = {
       embed: await bound('embedding', () => embeddingSegment(config), { table }),
-      write: await headStep(false),
-      add: await headStep(true),
+      losses: await headStep({ outputs, trainHead: false, trainNorm: false, inputGradient: false, adding: false }),
+      write: await headStep({ ...kind, adding: false }),
+      add: await headStep({ ...kind, adding: true }),
       scatter: await bound('scatter-rows', () => scatterRowsSegment(config), {}),
-      logits: await bound('logits', () => logitsSegment(config), { gain, table: head }),
+      logits: await bound(`logits:${outputs}`, () => logitsSegment(config, outputs), { gain, table: head }),
     };
     const embeddingGradient = parameters?.has(EMBEDDING_WEIGHT) === true ? parameters.gradient(EMBEDDING_WEIGHT) : undefined;
     const embedBack = embeddingGradient === undefined ? undefined : await bound('embedding-gradient', () => embeddingGradientSegment(config), { sum: embeddingGradient });
-    return new HeadPass(runtime, config.hiddenSize, config.vocabSize, kind, config.tieWordEmbeddings, embeddingGradient, steps, embedBack, scale);
+    return new HeadPass(runtime, config.hiddenSize, kind, tied, embeddingGradient, steps, embedBack);
   }
 
   /** tokens [B,T] → x [B·T, C]. */
@@ -79,41 +92,49 @@ export class HeadPass {
     await session.run(binding, { lane, signal });
   }
 
-  /**
-   * Sum of the losses of a micro-batch in nats. With `scale`, gradients of scale · loss go to the parameters (added when `adding`) and
-   * to dx [M,C]; without, no gradient is computed. x [M,C] is the last layer's output.
-   */
-  async loss(x: Tensor, batch: MicroBatch, gradients: { readonly scale: number; readonly adding: boolean; readonly dx: Tensor } | undefined, signal: AbortSignal | undefined): Promise<number> {
-    const count = batch.lossPositions.length;
-    const rows = this.runtime.from(batch.lossPositions, 'int64', [count]);
-    const targets = this.runtime.from(batch.lossTargets, 'int64', [count]);
-    const losses = this.runtime.empty('float32', [count]);
-    const pieceGradients = this.runtime.empty('float32', [this.kind.inputGradient ? count : 0, this.hiddenSize]);
-    this.scale.f32()[0] = gradients?.scale ?? 0;
-    const views: Tensor[] = [];
-    const view = (tensor: Tensor, shape: readonly number[], offset: number): Tensor => {
-      const made = tensor.view(shape, offset);
-      views.push(made);
-      return made;
-    };
+  /** Losses of a micro-batch in nats, one per loss position; nothing else is computed. x [M,C] is the last layer's output. */
+  async losses(x: Tensor, batch: MicroBatch, signal: AbortSignal | undefined): Promise<Float32Array> {
+    const pieces = new Pieces(this.runtime, batch);
     try {
-      const most = headRows(this.vocabSize);
-      for (let start = 0; start < count; start += most) {
-        const size = Math.min(most, count - start);
-        const { session, binding } = this.steps[gradients?.adding === true || start > 0 ? 'add' : 'write'];
-        binding.input('x', x).input('rows', view(rows, [size], start)).input('targets', view(targets, [size], start));
-        binding.output('losses', view(losses, [size], start));
-        if (this.kind.inputGradient) binding.output('dx', view(pieceGradients, [size, this.hiddenSize], start * this.hiddenSize));
+      for (const { start, size } of pieces.of(headRows(this.kind.outputs))) {
+        const { session, binding } = this.steps.losses;
+        binding.input('x', x).input('rows', pieces.rows(start, size)).input('targets', pieces.targets(start, size)).output('losses', pieces.losses(start, size));
         await session.run(binding, { lane, signal });
       }
-      if (gradients !== undefined && this.kind.inputGradient) {
-        const { session, binding } = this.steps.scatter;
-        binding.input('x', x).input('rows', rows).input('updates', pieceGradients).output('dx', gradients.dx);
-        await session.run(binding, { lane, signal });
-      }
-      return losses.f32().reduce((sum, loss) => sum + loss, 0);
+      return pieces.allLosses();
     } finally {
-      for (const tensor of [...views, rows, targets, losses, pieceGradients]) tensor.dispose();
+      pieces.dispose();
+    }
+  }
+
+  /**
+   * Losses as above; the gradients of Σ weights · losses go to the parameters (added when `adding`) and to dx [M,C], where something below
+   * the head is trained.
+   */
+  async gradients(x: Tensor, batch: MicroBatch, weights: LossWeights, adding: boolean, dx: Tensor, signal: AbortSignal | undefined): Promise<Float32Array> {
+    const count = batch.lossPositions.length;
+    const pieces = new Pieces(this.runtime, batch);
+    const allWeights = this.runtime.empty('float32', [count]);
+    if (typeof weights === 'number') allWeights.f32().fill(weights);
+    else allWeights.f32().set(weights);
+    const pieceGradients = this.runtime.empty('float32', [this.kind.inputGradient ? count : 0, this.hiddenSize]);
+    try {
+      for (const { start, size } of pieces.of(headRows(this.kind.outputs))) {
+        const { session, binding } = this.steps[adding || start > 0 ? 'add' : 'write'];
+        binding.input('x', x).input('rows', pieces.rows(start, size)).input('targets', pieces.targets(start, size));
+        binding.input('weights', pieces.view(allWeights, [size], start)).output('losses', pieces.losses(start, size));
+        if (this.kind.inputGradient) binding.output('dx', pieces.view(pieceGradients, [size, this.hiddenSize], start * this.hiddenSize));
+        await session.run(binding, { lane, signal });
+      }
+      if (this.kind.inputGradient) {
+        const { session, binding } = this.steps.scatter;
+        binding.input('x', x).input('rows', pieces.rows(0, count)).input('updates', pieceGradients).output('dx', dx);
+        await session.run(binding, { lane, signal });
+      }
+      return pieces.allLosses();
+    } finally {
+      for (const tensor of [allWeights, pieceGradients]) tensor.dispose();
+      pieces.dispose();
     }
   }
 
@@ -121,8 +142,8 @@ export class HeadPass {
   async embedGradient(batch: MicroBatch, dx: Tensor, adding: boolean, signal: AbortSignal | undefined): Promise<void> {
     if (this.embedBack === undefined || this.embeddingGradient === undefined) return;
     const { session, binding } = this.embedBack;
-    // A tied head has written this gradient already; an untied embedding starts a step from zero.
-    if (!adding && !this.tied) this.embeddingGradient.f32().fill(0);
+    // A tied head has written this gradient already; another embedding starts a step from zero.
+    if (!adding && !this.headWritesEmbedding) this.embeddingGradient.f32().fill(0);
     const tokens = this.runtime.from(batch.tokens, 'int64', [batch.tokens.length]);
     binding.output('gradient', this.embeddingGradient);
     try {
@@ -141,15 +162,15 @@ export class HeadPass {
     }
   }
 
-  /** Logits [rows.length, V] of flat positions of x [M,C], piece by piece into one array. */
+  /** Logits [rows.length, outputs] of flat positions of x [M,C], piece by piece into one array. */
   async logits(x: Tensor, positions: readonly number[], signal: AbortSignal | undefined): Promise<Float32Array> {
-    const result = this.runtime.empty('float32', [positions.length, this.vocabSize]);
+    const result = this.runtime.empty('float32', [positions.length, this.kind.outputs]);
     const rows = this.runtime.from(positions, 'int64', [positions.length]);
     const { session, binding } = this.steps.logits;
-    for (let start = 0; start < positions.length; start += headRows(this.vocabSize)) {
-      const size = Math.min(headRows(this.vocabSize), positions.length - start);
+    for (let start = 0; start < positions.length; start += headRows(this.kind.outputs)) {
+      const size = Math.min(headRows(this.kind.outputs), positions.length - start);
       const piece = rows.view([size], start);
-      const logits = result.view([size, this.vocabSize], start * this.vocabSize);
+      const logits = result.view([size, this.kind.outputs], start * this.kind.outputs);
       binding.input('x', x).input('rows', piece).output('logits', logits);
       await session.run(binding, { lane, signal });
       for (const tensor of [piece, logits]) tensor.dispose();
@@ -160,6 +181,48 @@ export class HeadPass {
 
   dispose(): void {
     for (const { binding } of [...Object.values(this.steps), ...(this.embedBack === undefined ? [] : [this.embedBack])]) binding.dispose();
-    this.scale.dispose();
+  }
+}
+
+/** Positions, targets and losses of one micro-batch, and the views of them that runs over pieces are bound to. */
+class Pieces {
+  private readonly all: Readonly<Record<'rows' | 'targets' | 'losses', Tensor>>;
+  private readonly views: Tensor[] = [];
+  private readonly count: number;
+
+  constructor(runtime: Runtime, { lossPositions, lossTargets }: MicroBatch) {
+    this.count = lossPositions.length;
+    const shape = [this.count];
+    this.all = { rows: runtime.from(lossPositions, 'int64', shape), targets: runtime.from(lossTargets, 'int64', shape), losses: runtime.empty('float32', shape) };
+  }
+
+  *of(most: number): Generator<{ readonly start: number; readonly size: number }> {
+    for (let start = 0; start < this.count; start += most) yield { start, size: Math.min(most, this.count - start) };
+  }
+
+  view(tensor: Tensor, shape: readonly number[], offset: number): Tensor {
+    const made = tensor.view(shape, offset);
+    this.views.push(made);
+    return made;
+  }
+
+  rows(start: number, size: number): Tensor {
+    return this.view(this.all.rows, [size], start);
+  }
+
+  targets(start: number, size: number): Tensor {
+    return this.view(this.all.targets, [size], start);
+  }
+
+  losses(start: number, size: number): Tensor {
+    return this.view(this.all.losses, [size], start);
+  }
+
+  allLosses(): Float32Array {
+    return this.all.losses.f32().slice();
+  }
+
+  dispose(): void {
+    for (const tensor of [...this.views, ...Object.values(this.all)]) tensor.dispose();
   }
 }

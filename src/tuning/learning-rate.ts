@@ -3,13 +3,13 @@
  * size and parameter names.
  *
  * `auto` follows from what is trained and from the width C (hidden size): r = 2e-5 · √(576 / C) for whole matrices, and 10 · r for what
- * LoRA trains, and for gains and biases where nothing else is trained. A stage that trains LoRA beside whole tensors has the peak 10 · r and
+ * LoRA trains, for a classification head, and for gains and biases where nothing else is trained. A stage that trains LoRA beside whole tensors has the peak 10 · r and
  * the factor 0.1 for the tensors. 2e-5 at C = 576 is what the fixed defaults are; the factor of 10 is the usual distance between good rates
  * of LoRA and of full tuning.
  */
 import { invalidFields } from '../common/errors.js';
 import type { DecoderConfig } from '../models/config.js';
-import { EMBEDDING_WEIGHT } from '../models/decoder.js';
+import { CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT } from '../models/decoder.js';
 import { matchesName } from './name-pattern.js';
 import type { ResolvedStage } from './specification.js';
 
@@ -47,10 +47,11 @@ export function learningRates(
 
 function automaticRates({ hiddenSize }: DecoderConfig, parameters: ReadonlyMap<string, readonly number[]>): LearningRates {
   const rate = REFERENCE_RATE * Math.sqrt(REFERENCE_WIDTH / hiddenSize);
-  const isLora = (name: string): boolean => name.includes('.lora_');
-  const lora = [...parameters.keys()].some(isLora);
-  const small = lora || [...parameters.values()].every((shape) => shape.length === 1);
-  return { peak: small ? SMALL_CHANGE_FACTOR * rate : rate, factor: (name) => (lora && !isLora(name) ? 1 / SMALL_CHANGE_FACTOR : 1) };
+  const fast = (name: string): boolean => name.includes('.lora_') || name === CLASSIFICATION_HEAD_WEIGHT;
+  const lora = [...parameters.keys()].some((name) => name.includes('.lora_'));
+  const small = lora || [...parameters].every(([name, shape]) => shape.length === 1 || fast(name));
+  const factor = (name: string): number => (fast(name) && !small ? SMALL_CHANGE_FACTOR : lora && !fast(name) ? 1 / SMALL_CHANGE_FACTOR : 1);
+  return { peak: small ? SMALL_CHANGE_FACTOR * rate : rate, factor };
 }
 
 /** 0 for the top layer, the final norm and a head of its own; one more for each layer below; the embedding lies below layer 0. */

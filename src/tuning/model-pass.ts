@@ -8,7 +8,7 @@ import { EMBEDDING_WEIGHT, layerPrefix } from '../models/decoder.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 import { Activations, ShapeInputsCache, type ShapeInputs } from './activations.js';
 import type { MicroBatch } from './batches.js';
-import { HeadPass } from './head-pass.js';
+import { HeadPass, type HeadChoice, type LossWeights } from './head-pass.js';
 import { DropoutMasks, type RandomOfRow } from './dropout.js';
 import { LayerPass, type StageModel } from './layer-pass.js';
 import type { SavedActivations } from './specification.js';
@@ -20,6 +20,8 @@ export interface PassOptions {
   readonly maxLengthTokens: number;
   /** Micro-batches hold several sequences a row. */
   readonly packed?: boolean;
+  /** Default: the language model's. */
+  readonly head?: HeadChoice;
 }
 
 export class ModelPass {
@@ -43,7 +45,7 @@ export class ModelPass {
     const { runtime } = lease;
     const { config } = model;
     const lowest = lowestTrained(model, config.layers);
-    const head = await HeadPass.create(lease, model, lowest < config.layers);
+    const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel');
     const layers: LayerPass[] = [];
     const masks = new DropoutMasks(runtime, config, model.dropout);
     for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true }, masks));
@@ -57,28 +59,32 @@ export class ModelPass {
   }
 
   /**
-   * Sum of the micro-batch's losses in nats; the gradients of scale · loss are written to the parameters, or added when `adding`.
+   * The micro-batch's losses in nats, one per loss position; the gradients of Σ weights · losses are written to the parameters, or added
+   * when `adding`. Weights that depend on the losses themselves are given as a function, for which the head runs once more.
    * `randomOf` gives the stream of a row of the micro-batch and a module, for modules with dropout. Aborting rejects with CANCELLED and
    * leaves gradients incomplete.
    */
-  async gradients(batch: MicroBatch, scale: number, adding: boolean, signal: AbortSignal | undefined, randomOf?: RandomOfRow): Promise<number> {
+  async gradients(
+    batch: MicroBatch, weights: LossWeights | ((losses: Float32Array) => LossWeights), adding: boolean, signal: AbortSignal | undefined, randomOf?: RandomOfRow,
+  ): Promise<Float32Array> {
     const shape = this.prepare(batch);
     await this.masks.draw(batch, randomOf);
     const x = await this.forward(batch, shape, signal);
     let dy = this.matrix('gradient/0');
     let dx = this.matrix('gradient/1');
-    const loss = await this.head.loss(x, batch, { scale, adding, dx: dy }, signal);
+    const given = typeof weights === 'function' ? weights(await this.head.losses(x, batch, signal)) : weights;
+    const losses = await this.head.gradients(x, batch, given, adding, dy, signal);
     for (let i = this.layers.length - 1; i >= this.lowest; i--) {
       await this.layers[i]!.backward(this.input(i), dy, dx, adding, shape, this.activations, signal);
       [dy, dx] = [dx, dy];
     }
     await this.head.embedGradient(batch, dy, adding, signal);
-    return loss;
+    return losses;
   }
 
-  /** Sum of the micro-batch's losses in nats. Only for a pass without parameters: it would overwrite their gradients. */
-  async loss(batch: MicroBatch, signal: AbortSignal | undefined): Promise<number> {
-    return this.head.loss(await this.forward(batch, this.prepare(batch), signal), batch, undefined, signal);
+  /** The micro-batch's losses in nats, one per loss position. For a pass without dropout. */
+  async losses(batch: MicroBatch, signal: AbortSignal | undefined): Promise<Float32Array> {
+    return this.head.losses(await this.forward(batch, this.prepare(batch), signal), batch, signal);
   }
 
   /** Logits of one row of tokens, [positions.length, V], row-major. */

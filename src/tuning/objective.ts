@@ -4,6 +4,7 @@
  * Invariant: a sum over rows does not depend on how they are cut into micro-batches. An objective must not touch the optimizer.
  */
 import type { Xoshiro128 } from '../common/random.js';
+import type { HeadChoice } from './head-pass.js';
 import type { ModelPass } from './model-pass.js';
 
 /** Figures of a step that only some objectives have; a step reports their means over its terms. */
@@ -29,6 +30,8 @@ export interface MicroBatchOutcome {
 }
 
 export interface Objective {
+  /** What its passes score hidden states by. */
+  readonly head: HeadChoice;
   /** Tokens of one row of data, for the order of an epoch and the cutting of micro-batches: one number per row. */
   readonly lengths: readonly number[];
   /** Longest sequence that a pass gets, padding not counted. */
@@ -37,6 +40,6 @@ export interface Objective {
   terms(row: number): number;
   /** Loss of some rows (their indices) as one micro-batch, and the gradients of scale · loss in the pass's parameters. */
   gradients(pass: ModelPass, rows: readonly number[], options: GradientOptions): Promise<MicroBatchOutcome>;
-  /** Sum of the losses of some rows. Only for a pass without parameters: it would overwrite their gradients. */
+  /** Sum of the losses of some rows, by a pass without dropout. */
   loss(pass: ModelPass, rows: readonly number[], signal: AbortSignal | undefined): Promise<number>;
 }

@@ -5,18 +5,21 @@
 import { invalidFields, LoricaError } from '../common/errors.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
 import type { Checkpoint } from '../models/checkpoint.js';
-import { renderExample, truncateRendered, type PromptExample, type RenderedExample } from '../models/prompt.js';
+import type { PromptExample, RenderedExample } from '../models/prompt.js';
 import type { Runtime } from '../runtime/index.js';
 import { tokenRow, type TokenRow } from './batches.js';
 import type { StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
 import { ModelPass } from './model-pass.js';
+import { LEAST_LABELS } from './objective-specification.js';
 import { tokenObjective } from './objective-tokens.js';
 import { selectTrainable } from './selection.js';
 import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
+import { stageObjective } from './stage-objective.js';
+import { readStageRows } from './stage-rows.js';
 import { longestPadded, meanLoss, trainStage, type StageInput } from './trainer.js';
 import { TrainingHost } from './training-host.js';
-import { parameterShapes, WorkingModel } from './working-model.js';
+import { parameterShapes, shapesWithHead, WorkingModel } from './working-model.js';
 
 export interface TuningInput {
   readonly checkpoint: Checkpoint;
@@ -39,8 +42,8 @@ export function checkTuning(specification: TuningSpecification, config: DecoderC
   return specification.stages.map((stage, i) => {
     const path = `specification.stages[${i}]`;
     const resolved = resolveStage(stage, config.maxPositionTokens, path);
-    const plan = selectTrainable(config, resolved.trainable, `${path}.trainable`);
-    learningRates(resolved, config, parameterShapes(plan, weightShapes(config)), path);
+    const plan = selectTrainable(config, resolved.trainable, `${path}.trainable`, resolved.objective.kind === 'classification');
+    learningRates(resolved, config, parameterShapes(plan, shapesWithHead(config, LEAST_LABELS)), path);
     return resolved;
   });
 }
@@ -56,11 +59,13 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
     const outcomes: StageOutcome[] = [];
     let skippedRows = 0;
     for (const [stageIndex, stage] of stages.entries()) {
-      const { rows, skipped } = await renderRows(input, stage);
-      skippedRows += skipped;
+      const rows = await readStageRows(input.examples(stage.dataset), stage, checkpoint, { signal, path: `specification.stages[${stageIndex}].dataset` });
+      skippedRows += rows.skipped;
+      if (stage.objective.kind === 'classification') working.classify({ labels: rows.labels!, template: stage.objective.template }, input.specification.seed);
       const { model, peakRate } = await beginStage(working, config, stage, input.specification.seed);
+      const objective = await stageObjective(rows, stage, lease, model, signal);
       outcomes.push(await trainStage({
-        lease, model, stage, stageIndex, peakRate, objective: tokenObjective(rows, stage), seed: input.specification.seed, emit: input.emit, signal,
+        lease, model, stage, stageIndex, peakRate, objective, seed: input.specification.seed, emit: input.emit, signal,
         ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
       }));
     }
@@ -72,8 +77,8 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
 
 /** Lays out what a stage trains, each parameter with its learning rate. */
 export async function beginStage(working: WorkingModel, config: DecoderConfig, stage: ResolvedStage, seed: number): Promise<Pick<StageInput, 'model' | 'peakRate'>> {
-  const plan = selectTrainable(config, stage.trainable);
-  const { peak, factor } = learningRates(stage, config, parameterShapes(plan, weightShapes(config)));
+  const plan = selectTrainable(config, stage.trainable, 'trainable', stage.objective.kind === 'classification');
+  const { peak, factor } = learningRates(stage, config, parameterShapes(plan, working.shapes));
   return { model: await working.begin(plan, seed, stage.decayNorms, factor), peakRate: peak };
 }
 
@@ -84,27 +89,6 @@ function summary(outcomes: readonly StageOutcome[]): Omit<TuningResult, 'content
     tokensPerSecond: (1000 * total('tokens')) / total('elapsedMs'),
     peakMemoryBytes: Math.max(...outcomes.map((outcome) => outcome.peakMemoryBytes)),
   };
-}
-
-/** Rows between two turns of the event loop. */
-const RENDER_AT_ONCE = 64;
-
-async function renderRows(input: TuningInput, stage: ResolvedStage): Promise<{ rows: TokenRow[]; skipped: number }> {
-  const { checkpoint, signal } = input;
-  const options = { loss: stage.loss, ...(stage.labelTemplate === undefined ? {} : { labelTemplate: stage.labelTemplate }) };
-  const rows: TokenRow[] = [];
-  let seen = 0;
-  for await (const example of input.examples(stage.dataset)) {
-    const rendered = renderExample(example, checkpoint.tokenizer, checkpoint.chatTemplate, options);
-    const row = tokenRow(truncateRendered(rendered, stage.maxLengthTokens, checkpoint.tokenizer.bosTokenId));
-    if (row !== undefined) rows.push(row);
-    if (++seen % RENDER_AT_ONCE === 0) await new Promise((resolve) => setImmediate(resolve));
-    if (signal?.aborted === true) throw new LoricaError('CANCELLED', 'CANCELLED', 'tuning was cancelled', { cause: signal.reason });
-  }
-  if (rows.length > 0) return { rows, skipped: seen - rows.length };
-  throw new LoricaError('INVALID_ARGUMENT', 'DATASET_INVALID', `${stage.dataset} has ${seen} rows, and in none of them a token that counts in the loss`, {
-    hint: 'Completions, labels and assistant turns must not be empty.',
-  });
 }
 
 export interface TokenTrainingInput {

@@ -5,7 +5,7 @@
  */
 import { invalidFields, type FieldViolation } from '../common/errors.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
-import { ATTENTION_MODULES, EMBEDDING_WEIGHT, FEED_FORWARD_MODULES, FINAL_NORM_WEIGHT, HEAD_WEIGHT, LAYER_NORMS, LINEAR_MODULES, layerPrefix, type LinearModule } from '../models/decoder.js';
+import { ATTENTION_MODULES, CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, FEED_FORWARD_MODULES, FINAL_NORM_WEIGHT, HEAD_WEIGHT, LAYER_NORMS, LINEAR_MODULES, layerPrefix, type LinearModule } from '../models/decoder.js';
 import { matchesModule, matchesName } from './name-pattern.js';
 import type { Component, Layers, LoraSelection, TrainableSelection } from './specification.js';
 
@@ -23,7 +23,7 @@ export interface LoraSettings {
 
 /** What a stage trains. */
 export interface TrainablePlan {
-  /** Tensors of the checkpoint trained whole, by name. */
+  /** Tensors of the checkpoint trained whole, by name; among them the classification head of a stage that trains one. */
   readonly tensors: ReadonlySet<string>;
   /** LoRA by full module name ('model.layers.0.self_attn.q_proj'). */
   readonly lora: ReadonlyMap<string, LoraSettings>;
@@ -36,11 +36,13 @@ export function headWeight(config: DecoderConfig): string {
 
 /**
  * Resolves a selection against a model. With tied embeddings, 'head' and `includeHead` mean the embedding tensor, whose
- * gradient comes from both of its uses. Throws INVALID_ARGUMENT / INVALID_FIELD with every broken rule.
+ * gradient comes from both of its uses. `classification`: the stage trains a classification head, always; it stands in the language
+ * model head's place, which has no part in the loss. Throws INVALID_ARGUMENT / INVALID_FIELD with every broken rule.
  */
-export function selectTrainable(config: DecoderConfig, selection: TrainableSelection, path = 'trainable'): TrainablePlan {
-  const resolver = new Resolver(config);
+export function selectTrainable(config: DecoderConfig, selection: TrainableSelection, path = 'trainable', classification = false): TrainablePlan {
+  const resolver = new Resolver(config, classification);
   resolver.add(selection, path);
+  if (classification) resolver.tensors.add(CLASSIFICATION_HEAD_WEIGHT);
   resolver.conflicts(path);
   if (resolver.violations.length > 0) throw invalidFields(resolver.violations);
   return { tensors: resolver.tensors, lora: resolver.lora };
@@ -52,8 +54,12 @@ class Resolver {
   readonly violations: FieldViolation[] = [];
   private readonly names: readonly string[];
 
-  constructor(private readonly config: DecoderConfig) {
-    this.names = [...weightShapes(config).keys()];
+  private readonly head: string;
+
+  constructor(private readonly config: DecoderConfig, private readonly classification: boolean) {
+    const names = [...weightShapes(config).keys()];
+    this.names = classification ? [...names.filter((name) => name !== HEAD_WEIGHT), CLASSIFICATION_HEAD_WEIGHT] : names;
+    this.head = classification ? CLASSIFICATION_HEAD_WEIGHT : headWeight(config);
   }
 
   add(selection: TrainableSelection, path: string): void {
@@ -65,7 +71,7 @@ class Resolver {
         if (!Number.isInteger(layers) || layers < 1 || layers > this.config.layers) { this.violate(`${path}.layers`, `must be 1 to ${this.config.layers}, not ${layers}`); return; }
         for (let i = this.config.layers - layers; i < this.config.layers; i++) this.trainLayer(i);
         if (selection.includeNorm === true) this.train([FINAL_NORM_WEIGHT]);
-        if (selection.includeHead === true) this.train([headWeight(this.config)]);
+        if (selection.includeHead === true) this.train([this.head]);
         return;
       }
       case 'layers':
@@ -117,7 +123,7 @@ class Resolver {
       case 'embeddings':
         { this.train([EMBEDDING_WEIGHT]); return; }
       case 'head':
-        { this.train([headWeight(this.config)]); return; }
+        { this.train([this.head]); return; }
     }
   }
 
@@ -165,7 +171,7 @@ class Resolver {
   /** Adds the inner selection without what is frozen; selections beside it in a union keep theirs. */
   private addExcept({ of, patterns = [], layers }: Extract<TrainableSelection, { kind: 'except' }>, path: string): void {
     if (patterns.length === 0 && layers === undefined) this.violate(path, 'excepts nothing: give patterns or layers');
-    const inner = new Resolver(this.config);
+    const inner = new Resolver(this.config, this.classification);
     inner.add(of, `${path}.of`);
     this.violations.push(...inner.violations);
     const all = [...inner.tensors, ...inner.lora.keys()];

@@ -4,7 +4,8 @@
  * Invariant: nothing below this file knows a default. It must not read models or data.
  */
 import { invalidFields, type FieldViolation } from '../common/errors.js';
-import type { LabelTemplate, LossScope } from '../models/prompt.js';
+import type { LabelTemplate } from '../models/prompt.js';
+import { objectiveViolations, resolveObjective, type ObjectiveSpecification, type ResolvedObjective } from './objective-specification.js';
 
 export type Component = 'attention' | 'feedForward' | 'embeddings' | 'norms' | 'head' | 'biases';
 
@@ -77,7 +78,7 @@ export interface StageSpecification {
   readonly trainable: TrainableSelection;
   /** Name of the data set; `runTuning` asks its caller for the rows. */
   readonly dataset: string;
-  /** Peak rate, or the rule of learning-rate.ts. Default 2e-4 where LoRA is trained, else 2e-5. */
+  /** Peak rate, or the rule of learning-rate.ts. Default 2e-4 where LoRA is trained, 1e-3 for a classification head alone, else 2e-5. */
   readonly learningRate?: number | 'auto';
   /** What the rate is multiplied by for each layer below the top one, above 0 and at most 1. Default 1. */
   readonly layerDecay?: number;
@@ -101,8 +102,9 @@ export interface StageSpecification {
   readonly epsilon?: number;
   /** Gradients are scaled down to this global 2-norm; 0 turns clipping off. Default 1. */
   readonly maxGradientNorm?: number;
-  /** Tokens that count: the completion (or assistant turns, or label), or all. Default 'completion'. */
-  readonly loss?: LossScope;
+  /** What is minimized. Default: the language model's loss on completions. */
+  readonly objective?: ObjectiveSpecification;
+  /** How the language model's objective words rows of text and label. */
   readonly labelTemplate?: LabelTemplate;
   readonly savedActivations?: SavedActivations;
   /** Several rows of data in one row of a micro-batch, each seeing only itself. Changes memory and time, never the step. Default false. */
@@ -133,7 +135,7 @@ export interface ResolvedStage {
   readonly betas: readonly [number, number];
   readonly epsilon: number;
   readonly maxGradientNorm: number;
-  readonly loss: LossScope;
+  readonly objective: ResolvedObjective;
   readonly labelTemplate: LabelTemplate | undefined;
   readonly savedActivations: SavedActivations;
   readonly packing: boolean;
@@ -144,6 +146,12 @@ export const DEFAULT_MAX_LENGTH_TOKENS = 1024;
 function trainsLora(selection: TrainableSelection): boolean {
   if (selection.kind === 'except') return trainsLora(selection.of);
   return selection.kind === 'lora' || (selection.kind === 'union' && selection.of.some(trainsLora));
+}
+
+function defaultRate({ trainable, objective }: StageSpecification): number {
+  if (trainsLora(trainable)) return 2e-4;
+  const headAlone = objective?.kind === 'classification' && trainable.kind === 'components' && trainable.components.every((component) => component === 'head');
+  return headAlone ? 1e-3 : 2e-5;
 }
 
 /** Collects broken rules of numbers; every check names the field by its path. */
@@ -189,12 +197,13 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
   for (const [i, beta] of (stage.betas ?? []).entries()) rules.check(`betas[${i}]`, beta >= 0 && beta < 1, `must be at least 0 and below 1, not ${beta}`);
   rules.check('epsilon', stage.epsilon === undefined || (stage.epsilon > 0 && Number.isFinite(stage.epsilon)), 'must be above 0');
   rules.check('maxGradientNorm', stage.maxGradientNorm === undefined || (stage.maxGradientNorm >= 0 && Number.isFinite(stage.maxGradientNorm)), 'must be 0 (off) or above');
+  rules.violations.push(...objectiveViolations(stage.objective, `${path}.objective`));
   if (rules.violations.length > 0) throw invalidFields(rules.violations);
   const schedule: Schedule = stage.schedule ?? { kind: 'linear', warmupRatio: 0.03 };
   return {
     trainable: stage.trainable,
     dataset: stage.dataset,
-    learningRate: stage.learningRate ?? (trainsLora(stage.trainable) ? 2e-4 : 2e-5),
+    learningRate: stage.learningRate ?? defaultRate(stage),
     layerDecay: stage.layerDecay ?? 1,
     rateGroups: stage.rateGroups ?? [],
     schedule: { kind: schedule.kind, warmupSteps: schedule.warmupSteps ?? 0, warmupRatio: schedule.warmupRatio ?? 0, leastRatio: schedule.leastRatio ?? 0 },
@@ -207,7 +216,7 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
     betas: stage.betas ?? [0.9, 0.999],
     epsilon: stage.epsilon ?? 1e-8,
     maxGradientNorm: stage.maxGradientNorm ?? 1,
-    loss: stage.loss ?? 'completion',
+    objective: resolveObjective(stage.objective),
     labelTemplate: stage.labelTemplate,
     savedActivations: stage.savedActivations ?? 'linear',
     packing: stage.packing ?? false,

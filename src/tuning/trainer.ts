@@ -43,7 +43,7 @@ export interface StageInput {
 }
 
 /** Padded length of the longest sequence: what a pass must be made for. */
-export function longestPadded({ longestTokens }: Objective): number {
+export function longestPadded({ longestTokens }: Pick<Objective, 'longestTokens'>): number {
   return padded(longestTokens);
 }
 
@@ -62,7 +62,7 @@ export async function trainStage(input: StageInput): Promise<StageOutcome> {
   let pass: ModelPass | undefined;
   let optimizer: AdamW | undefined;
   try {
-    pass = await ModelPass.create(lease, model, { savedActivations: stage.savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing });
+    pass = await ModelPass.create(lease, model, { savedActivations: stage.savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing, head: objective.head });
     optimizer = await AdamW.create(lease, model.parameters, stage);
     return await loop(input, pass, optimizer);
   } finally {

@@ -4,11 +4,13 @@
  * Rules across stages: LoRA that a later stage selects with the same rank, scaling and kind is trained on, other LoRA stays as it is and
  * frozen; where a later stage trains a weight whole, or by LoRA of another shape or kind, the old LoRA is merged into it first.
  * DoRA changes a weight by a product of full rank, so that it leaves a job merged, in a variant.
+ * A classification head is a tensor beside the base's; a later classification with the same labels trains it on, one with others replaces it.
  */
-import { labelledStream } from '../common/random-streams.js';
-import type { LoraInput, LoraModule, VariantInput } from '../adapters/index.js';
+import { gaussian, labelledStream } from '../common/random-streams.js';
+import type { ClassificationHead, LoraInput, LoraModule, VariantInput } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
-import { weightShapes } from '../models/config.js';
+import { weightShapes, type DecoderConfig } from '../models/config.js';
+import { CLASSIFICATION_HEAD_WEIGHT } from '../models/decoder.js';
 import { loraA, loraB, loraMagnitude, rowNorms } from '../models/training-form-linear.js';
 import { Graph, ops } from '../onnx/index.js';
 import type { Tensor } from '../runtime/index.js';
@@ -35,8 +37,18 @@ function mergeGraph(scaling: number, dora: boolean): Graph {
   return graph;
 }
 
+/** Standard deviation of a new classification head's values, transformers' initializer_range. */
+const HEAD_DEVIATION = 0.02;
+
+/** Shapes of a model's tensors and of a classification head over `labels` labels. */
+export function shapesWithHead(config: DecoderConfig, labels: number): Map<string, readonly number[]> {
+  return new Map([...weightShapes(config), [CLASSIFICATION_HEAD_WEIGHT, [labels, config.hiddenSize]]]);
+}
+
 export class WorkingModel {
-  private readonly shapes: ReadonlyMap<string, readonly number[]>;
+  /** Of every tensor by name, a classification head included. */
+  shapes: ReadonlyMap<string, readonly number[]>;
+  private head: Omit<ClassificationHead, 'weight'> | undefined;
   private readonly changed = new Map<string, Tensor>();
   private readonly lora = new Map<string, LoraTensors>();
 
@@ -55,6 +67,24 @@ export class WorkingModel {
         magnitude: magnitude === undefined ? undefined : runtime.from(magnitude, 'float32', [out]),
       });
     }
+  }
+
+  /**
+   * The labels that the next stage's classification head tells apart, and what it reads. New ones get a head of N(0, 0.02) from the stream
+   * of the seed; the labels that there are keep theirs. `weight` [labels, C] begins with given values instead.
+   */
+  classify(head: Omit<ClassificationHead, 'weight'>, seed: number, weight?: Float32Array): void {
+    const same = this.head?.labels.length === head.labels.length && head.labels.every((label, i) => this.head?.labels[i] === label);
+    this.head = head;
+    if (same && weight === undefined) return;
+    this.shapes = shapesWithHead(this.lease.config, head.labels.length);
+    const tensor = this.lease.runtime.empty('float32', this.shapes.get(CLASSIFICATION_HEAD_WEIGHT)!);
+    const values = tensor.f32();
+    if (weight === undefined) {
+      const draw = gaussian(labelledStream(seed, CLASSIFICATION_HEAD_WEIGHT));
+      for (let i = 0; i < values.length; i++) values[i] = HEAD_DEVIATION * draw();
+    } else values.set(weight);
+    this.changed.set(CLASSIFICATION_HEAD_WEIGHT, tensor);
   }
 
   /**
@@ -93,12 +123,16 @@ export class WorkingModel {
     return { config: this.lease.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters: undefined, dropout: new Map() };
   }
 
-  /** What the job made: LoRA modules where nothing else changed and none is DoRA, else all changed tensors with LoRA merged into them. */
+  /**
+   * What the job made: LoRA modules where no tensor of the base changed and none is DoRA, else all changed tensors with LoRA merged into
+   * them; and its classification head, where it trained one.
+   */
   async content(): Promise<LoraInput | VariantInput> {
-    if (this.changed.size === 0 && [...this.lora.values()].every(({ magnitude }) => magnitude === undefined)) {
+    const tensors = [...this.changed.keys()].filter((name) => name !== CLASSIFICATION_HEAD_WEIGHT);
+    if (tensors.length === 0 && [...this.lora.values()].every(({ magnitude }) => magnitude === undefined)) {
       const modules = new Map<string, LoraModule>();
       for (const [module, { rank, scaling, a, b }] of this.lora) modules.set(module, { module, rank, scaling, a: a.f32(), b: b.f32() });
-      return { kind: 'lora', modules };
+      return { kind: 'lora', modules, ...this.classificationHead() };
     }
     return this.variant();
   }
@@ -106,7 +140,14 @@ export class WorkingModel {
   /** All changed tensors, LoRA merged into them. */
   async variant(): Promise<VariantInput> {
     for (const module of [...this.lora.keys()]) await this.merge(module);
-    return { kind: 'variant', tensors: new Map([...this.changed].map(([name, { shape, dtype, data }]) => [name, { dtype, shape, data }])) };
+    const tensors = new Map([...this.changed].map(([name, { shape, dtype, data }]) => [name, { dtype, shape, data }]));
+    tensors.delete(CLASSIFICATION_HEAD_WEIGHT);
+    return { kind: 'variant', tensors, ...this.classificationHead() };
+  }
+
+  private classificationHead(): { head?: ClassificationHead } {
+    const weight = this.changed.get(CLASSIFICATION_HEAD_WEIGHT);
+    return this.head === undefined || weight === undefined ? {} : { head: { ...this.head, weight: weight.f32() } };
   }
 
   private async tensor(name: string): Promise<Tensor> {

@@ -25,6 +25,7 @@ describe('valid files', () => {
     ],
     ['text', { text: 't' }],
     ['label', { text: 't', label: 'l' }],
+    ['preference', { prompt: 'p', chosen: 'c', rejected: 'r' }],
   ])('a %s row', async (kind, row) => {
     const { findings, report } = await check(lines(row));
     expect([findings, report.kind, report.errorCount, report.statistics.rows]).toEqual([[], kind, 0, 1]);
@@ -75,7 +76,9 @@ describe('errors, all of them, with line and path', () => {
     ['[1]', 'NOT_AN_OBJECT 1 $: a row is a JSON object, this is a list'],
     ['null', 'NOT_AN_OBJECT 1 $: a row is a JSON object, this is null'],
     ['3', 'NOT_AN_OBJECT 1 $: a row is a JSON object, this is a number'],
-    ['{}', 'UNKNOWN_KIND 1 $: has no fields: a row has prompt and completion, messages, text, or text and label'],
+    ['{}', 'UNKNOWN_KIND 1 $: has no fields: a row has prompt and completion, messages, text, text and label, or prompt, chosen and rejected'],
+    ['{"prompt":"a","chosen":"b","rejected":"b"}', 'EQUAL_ANSWERS 1 $.rejected: is the chosen answer: nothing is preferred'],
+    ['{"prompt":"a","chosen":"b"}', 'MISSING_FIELD 1 $.rejected: is missing'],
     ['{"input": 1, "output": 2}', 'UNKNOWN_KIND 1 $: has the fields input, output'],
     ['{"prompt": "p"}', 'MISSING_FIELD 1 $.completion: is missing'],
     ['{"prompt": "p", "completion": 3}', 'WRONG_TYPE 1 $.completion: must be a string, this is a number'],

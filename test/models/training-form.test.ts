@@ -83,11 +83,11 @@ describe('backward', () => {
 
 describe('head', () => {
   test('gives the losses, and gradients only of what is trained', () => {
-    const head = (part: Partial<Parameters<typeof headSegment>[1]>): string[] => outputs(headSegment(CONFIG, { trainHead: false, trainNorm: false, inputGradient: true, adding: false, ...part }));
+    const head = (part: Partial<Parameters<typeof headSegment>[1]>): string[] => outputs(headSegment(CONFIG, { outputs: CONFIG.vocabSize, trainHead: false, trainNorm: false, inputGradient: true, adding: false, ...part }));
     expect(head({})).toEqual(['losses', 'dx']);
     expect(head({ inputGradient: false })).toEqual(['losses']);
     expect(head({ trainHead: true, trainNorm: true })).toEqual(['losses', 'dx', 'gradient.head', 'gradient.norm']);
-    expect(inputs(headSegment(CONFIG, { trainHead: true, trainNorm: true, inputGradient: true, adding: true }))).toEqual(expect.arrayContaining(['sum.head', 'sum.norm']));
+    expect(inputs(headSegment(CONFIG, { outputs: CONFIG.vocabSize, trainHead: true, trainNorm: true, inputGradient: true, adding: true }))).toEqual(expect.arrayContaining(['sum.head', 'sum.norm']));
   });
 
   test("the embedding's gradient writes each row of the table once: distinct tokens, no scattered duplicates", () => {

@@ -33,7 +33,7 @@ describe('readTuningSpecification', () => {
     expect(request.specification).toEqual({
       baseModel: 'm',
       seed: 0,
-      stages: [{ trainable: { kind: 'full' }, dataset: 'tenants/acme/datasets/d', loss: 'completion' }],
+      stages: [{ trainable: { kind: 'full' }, dataset: 'tenants/acme/datasets/d', objective: { kind: 'languageModel', loss: 'completion' } }],
     });
   });
 
@@ -49,7 +49,7 @@ describe('readTuningSpecification', () => {
       batchSize: 8,
       accumulationSteps: 1,
       maxLengthTokens: 1024,
-      loss: 'completion',
+      objective: { kind: 'languageModel', loss: 'completion' },
       schedule: { kind: 'linear', warmupRatio: 0.03 },
       length: { kind: 'epochs', epochs: 1 },
       savedActivations: 'linear',
@@ -94,7 +94,7 @@ describe('readTuningSpecification', () => {
           epsilon: 1e-6,
           maxGradientNorm: 0,
           decayNorms: false,
-          loss: 'all',
+          objective: { kind: 'languageModel', loss: 'all' },
           schedule: { kind: 'cosine', warmupSteps: 3 },
           steps: 10,
           batchSize: 2,

@@ -263,7 +263,7 @@ test('training on plain tokens: all tensors come back, the given ones are untouc
   const rows = Array.from({ length: 6 }, (_, i) => ({ tokens: Array.from({ length: 12 }, (_, t) => 3 + ((i + t) % 7)), lossMask: Array.from({ length: 12 }, () => true) }));
   const heldOut: [number, number][] = [];
   const { tensors, outcome } = await trainOnTokens({
-    runtime, config: checkpoint.config, initialTensors, rows, stage: { steps: 40, learningRate: 5e-3, batchSize: 6, loss: 'all' }, seed: 1, emit: () => undefined,
+    runtime, config: checkpoint.config, initialTensors, rows, stage: { steps: 40, learningRate: 5e-3, batchSize: 6, objective: { kind: 'languageModel', loss: 'all' } }, seed: 1, emit: () => undefined,
     validation: { rows: rows.slice(0, 2), everySteps: 20, report: (step, loss) => heldOut.push([step, loss]) },
   });
   expect(heldOut.map(([step]) => step)).toEqual([20, 40]);

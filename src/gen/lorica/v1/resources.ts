@@ -136,6 +136,8 @@ export enum ExampleKind {
   EXAMPLE_KIND_TEXT = "EXAMPLE_KIND_TEXT",
   /** EXAMPLE_KIND_LABEL - {"text": …, "label": …} */
   EXAMPLE_KIND_LABEL = "EXAMPLE_KIND_LABEL",
+  /** EXAMPLE_KIND_PREFERENCE - {"prompt": …, "chosen": …, "rejected": …}, two different answers to one prompt */
+  EXAMPLE_KIND_PREFERENCE = "EXAMPLE_KIND_PREFERENCE",
   UNRECOGNIZED = "UNRECOGNIZED",
 }
 
@@ -156,6 +158,9 @@ export function exampleKindFromJSON(object: any): ExampleKind {
     case 4:
     case "EXAMPLE_KIND_LABEL":
       return ExampleKind.EXAMPLE_KIND_LABEL;
+    case 5:
+    case "EXAMPLE_KIND_PREFERENCE":
+      return ExampleKind.EXAMPLE_KIND_PREFERENCE;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -175,6 +180,8 @@ export function exampleKindToJSON(object: ExampleKind): string {
       return "EXAMPLE_KIND_TEXT";
     case ExampleKind.EXAMPLE_KIND_LABEL:
       return "EXAMPLE_KIND_LABEL";
+    case ExampleKind.EXAMPLE_KIND_PREFERENCE:
+      return "EXAMPLE_KIND_PREFERENCE";
     case ExampleKind.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -193,6 +200,8 @@ export function exampleKindToNumber(object: ExampleKind): number {
       return 3;
     case ExampleKind.EXAMPLE_KIND_LABEL:
       return 4;
+    case ExampleKind.EXAMPLE_KIND_PREFERENCE:
+      return 5;
     case ExampleKind.UNRECOGNIZED:
     default:
       return -1;

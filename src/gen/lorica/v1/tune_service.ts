@@ -201,7 +201,7 @@ export interface TuningStep {
   step: number;
   /** Steps of the stage. */
   totalSteps: number;
-  /** Mean loss over the tokens that count, nats per token. */
+  /** Mean loss over what counts: tokens (nats per token), with `classification` rows, with `preference` pairs. */
   loss: number;
   /** Learning rate of this step. */
   learningRate: number;
@@ -209,7 +209,7 @@ export interface TuningStep {
   gradientNorm: number;
   /** Tokens of this step, padding aside. */
   tokens: number;
-  /** Of those, tokens that counted in the loss. */
+  /** What counted in the loss: of those tokens, or rows, or pairs. */
   lossTokens: number;
   /** Of this step. */
   tokensPerSecond: number;
@@ -217,6 +217,15 @@ export interface TuningStep {
   epoch: number;
   /** Estimated time left in this stage, seconds. */
   remainingSeconds: number;
+  /**
+   * With `preference`: the share of this step's pairs of which the model now prefers the chosen answer more than it did when the stage
+   * began. 0 to 1.
+   */
+  preferenceAccuracy?:
+    | number
+    | undefined;
+  /** With `preference`: the mean of z over this step's pairs (see PreferenceObjective). */
+  preferenceMargin?: number | undefined;
 }
 
 function createBaseTuneRequest(): TuneRequest {
@@ -1927,6 +1936,8 @@ function createBaseTuningStep(): TuningStep {
     tokensPerSecond: 0,
     epoch: 0,
     remainingSeconds: 0,
+    preferenceAccuracy: undefined,
+    preferenceMargin: undefined,
   };
 }
 
@@ -1964,6 +1975,12 @@ export const TuningStep: MessageFns<TuningStep> = {
     }
     if (message.remainingSeconds !== 0) {
       writer.uint32(89).double(message.remainingSeconds);
+    }
+    if (message.preferenceAccuracy !== undefined) {
+      writer.uint32(97).double(message.preferenceAccuracy);
+    }
+    if (message.preferenceMargin !== undefined) {
+      writer.uint32(105).double(message.preferenceMargin);
     }
     return writer;
   },
@@ -2069,6 +2086,22 @@ export const TuningStep: MessageFns<TuningStep> = {
             message.remainingSeconds = reader.double();
             continue;
           }
+          case 12: {
+            if (tag !== 97) {
+              break;
+            }
+
+            message.preferenceAccuracy = reader.double();
+            continue;
+          }
+          case 13: {
+            if (tag !== 105) {
+              break;
+            }
+
+            message.preferenceMargin = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2118,6 +2151,16 @@ export const TuningStep: MessageFns<TuningStep> = {
         : isSet(object.remaining_seconds)
         ? globalThis.Number(object.remaining_seconds)
         : 0,
+      preferenceAccuracy: isSet(object.preferenceAccuracy)
+        ? globalThis.Number(object.preferenceAccuracy)
+        : isSet(object.preference_accuracy)
+        ? globalThis.Number(object.preference_accuracy)
+        : undefined,
+      preferenceMargin: isSet(object.preferenceMargin)
+        ? globalThis.Number(object.preferenceMargin)
+        : isSet(object.preference_margin)
+        ? globalThis.Number(object.preference_margin)
+        : undefined,
     };
   },
 
@@ -2156,6 +2199,12 @@ export const TuningStep: MessageFns<TuningStep> = {
     if (message.remainingSeconds !== 0) {
       obj.remainingSeconds = floatToJson(message.remainingSeconds);
     }
+    if (message.preferenceAccuracy !== undefined) {
+      obj.preferenceAccuracy = floatToJson(message.preferenceAccuracy);
+    }
+    if (message.preferenceMargin !== undefined) {
+      obj.preferenceMargin = floatToJson(message.preferenceMargin);
+    }
     return obj;
   },
 
@@ -2175,6 +2224,8 @@ export const TuningStep: MessageFns<TuningStep> = {
     message.tokensPerSecond = object.tokensPerSecond ?? 0;
     message.epoch = object.epoch ?? 0;
     message.remainingSeconds = object.remainingSeconds ?? 0;
+    message.preferenceAccuracy = object.preferenceAccuracy ?? undefined;
+    message.preferenceMargin = object.preferenceMargin ?? undefined;
     return message;
   },
 };

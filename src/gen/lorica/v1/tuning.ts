@@ -19,7 +19,10 @@ export enum Component {
   COMPONENT_EMBEDDINGS = "COMPONENT_EMBEDDINGS",
   /** COMPONENT_NORMS - All normalization gains. */
   COMPONENT_NORMS = "COMPONENT_NORMS",
-  /** COMPONENT_HEAD - The output head, where it is not tied to the embeddings. */
+  /**
+   * COMPONENT_HEAD - The output head, where it is not tied to the embeddings. With the objective `classification` the classification head, which is trained
+   * anyway: alone, it says that nothing else is (a linear probe).
+   */
   COMPONENT_HEAD = "COMPONENT_HEAD",
   /** COMPONENT_BIASES - The biases of the linear layers, where the model has them. */
   COMPONENT_BIASES = "COMPONENT_BIASES",
@@ -313,7 +316,7 @@ export interface TuningStage {
   trainable?:
     | Trainable
     | undefined;
-  /** The objective. Default: language model on completions only. */
+  /** The language model's objective: the default, on completions only. At most one of objective, classification and preference. */
   objective?:
     | LanguageModelObjective
     | undefined;
@@ -360,6 +363,12 @@ export interface TuningStage {
    * within a pass differ much; never changes what a step computes. Default false.
    */
   packing: boolean;
+  /** Instead of `objective`: a classification head on the last token, trained beside what `trainable` selects. */
+  classification?:
+    | ClassificationObjective
+    | undefined;
+  /** Instead of `objective`: preferences between two answers. */
+  preference?: PreferenceObjective | undefined;
 }
 
 /** A selection of trainable parameters. */
@@ -510,9 +519,42 @@ export interface LanguageModelObjective {
   lossScope: LossScope;
 }
 
+/**
+ * Cross entropy over labels, which a matrix scores from the final hidden state of the last token (as transformers'
+ * *ForSequenceClassification). Rows are of the kind `label`. The result is an adapter with this head; GenerateService.Classify and
+ * evaluations of its kind use it, and generation goes on as before.
+ */
+export interface ClassificationObjective {
+  /** 2 to 1,000 labels of at most 256 characters, each once; a row with another label is refused. Default: the labels of the dataset, sorted. */
+  labels: string[];
+  /** What the model reads of a row, with {text} for its text. At most 65,536 characters. Default "{text}". */
+  promptTemplate: string;
+}
+
+/**
+ * Direct preference optimization (Rafailov et al., 2023): the loss of a pair is -log s(z) with z = beta x ((log p(chosen) - log p0(chosen)) -
+ * (log p(rejected) - log p0(rejected))), s the logistic function and p0 the model as it is when the stage begins. Rows are of the
+ * kind `preference`.
+ */
+export interface PreferenceObjective {
+  /** How closely the model is held to where it began. Greater than 0, at most 100. Default 0.1. */
+  beta?:
+    | number
+    | undefined;
+  /** The share of pairs taken to be swapped: e in -(1 - e) log s(z) - e log s(-z). At least 0, less than 0.5. Default 0. */
+  labelSmoothing?:
+    | number
+    | undefined;
+  /** Weight of the cross entropy per token of the chosen answer, added to the loss (Pang et al., 2024). Range 0 to 100. Default 0. */
+  sftWeight?: number | undefined;
+}
+
 /** AdamW with decoupled weight decay (Loshchilov and Hutter, 2019). */
 export interface AdamW {
-  /** Peak learning rate. Greater than 0, at most 1. Default 2e-4 where LoRA is trained, else 2e-5. */
+  /**
+   * Peak learning rate. Greater than 0, at most 1. Default 2e-4 where LoRA is trained, 1e-3 for a classification
+   * head alone, else 2e-5.
+   */
   learningRate?:
     | number
     | undefined;
@@ -541,8 +583,8 @@ export interface AdamW {
     | boolean
     | undefined;
   /**
-   * Derive the peak learning rate instead: 2e-5 x sqrt(576 / hidden size) for whole matrices; ten times that for LoRA, and for gains and
-   * biases where nothing else is trained. Not together with learning_rate.
+   * Derive the peak learning rate instead: 2e-5 x sqrt(576 / hidden size) for whole matrices; ten times that for LoRA and a
+   * classification head, and for gains and biases where nothing else is trained. Not together with learning_rate.
    */
   autoLearningRate: boolean;
   /**
@@ -739,6 +781,8 @@ function createBaseTuningStage(): TuningStage {
     labelTemplate: undefined,
     savedActivations: SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
     packing: false,
+    classification: undefined,
+    preference: undefined,
   };
 }
 
@@ -784,6 +828,12 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.packing !== false) {
       writer.uint32(104).bool(message.packing);
+    }
+    if (message.classification !== undefined) {
+      ClassificationObjective.encode(message.classification, writer.uint32(130).fork()).join();
+    }
+    if (message.preference !== undefined) {
+      PreferenceObjective.encode(message.preference, writer.uint32(138).fork()).join();
     }
     return writer;
   },
@@ -905,6 +955,22 @@ export const TuningStage: MessageFns<TuningStage> = {
             message.packing = reader.bool();
             continue;
           }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.classification = ClassificationObjective.decode(reader, reader.uint32());
+            continue;
+          }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.preference = PreferenceObjective.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -955,6 +1021,10 @@ export const TuningStage: MessageFns<TuningStage> = {
         ? savedActivationsFromJSON(object.saved_activations)
         : SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
       packing: isSet(object.packing) ? globalThis.Boolean(object.packing) : false,
+      classification: isSet(object.classification)
+        ? ClassificationObjective.fromJSON(object.classification)
+        : undefined,
+      preference: isSet(object.preference) ? PreferenceObjective.fromJSON(object.preference) : undefined,
     };
   },
 
@@ -997,6 +1067,12 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.packing !== false) {
       obj.packing = message.packing;
+    }
+    if (message.classification !== undefined) {
+      obj.classification = ClassificationObjective.toJSON(message.classification);
+    }
+    if (message.preference !== undefined) {
+      obj.preference = PreferenceObjective.toJSON(message.preference);
     }
     return obj;
   },
@@ -1041,6 +1117,12 @@ export const TuningStage: MessageFns<TuningStage> = {
       : undefined;
     message.savedActivations = object.savedActivations ?? SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED;
     message.packing = object.packing ?? false;
+    message.classification = (object.classification !== undefined && object.classification !== null)
+      ? ClassificationObjective.fromPartial(object.classification)
+      : undefined;
+    message.preference = (object.preference !== undefined && object.preference !== null)
+      ? PreferenceObjective.fromPartial(object.preference)
+      : undefined;
     return message;
   },
 };
@@ -2308,6 +2390,204 @@ export const LanguageModelObjective: MessageFns<LanguageModelObjective> = {
   fromPartial(object: DeepPartial<LanguageModelObjective>): LanguageModelObjective {
     const message = createBaseLanguageModelObjective();
     message.lossScope = object.lossScope ?? LossScope.LOSS_SCOPE_UNSPECIFIED;
+    return message;
+  },
+};
+
+function createBaseClassificationObjective(): ClassificationObjective {
+  return { labels: [], promptTemplate: "" };
+}
+
+export const ClassificationObjective: MessageFns<ClassificationObjective> = {
+  encode(message: ClassificationObjective, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.labels) {
+      writer.uint32(10).string(v!);
+    }
+    if (message.promptTemplate !== "") {
+      writer.uint32(18).string(message.promptTemplate);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ClassificationObjective {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseClassificationObjective();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.labels.push(reader.string());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.promptTemplate = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ClassificationObjective {
+    return {
+      labels: globalThis.Array.isArray(object?.labels) ? object.labels.map((e: any) => globalThis.String(e)) : [],
+      promptTemplate: isSet(object.promptTemplate)
+        ? globalThis.String(object.promptTemplate)
+        : isSet(object.prompt_template)
+        ? globalThis.String(object.prompt_template)
+        : "",
+    };
+  },
+
+  toJSON(message: ClassificationObjective): unknown {
+    const obj: any = {};
+    if (message.labels?.length) {
+      obj.labels = message.labels;
+    }
+    if (message.promptTemplate !== "") {
+      obj.promptTemplate = message.promptTemplate;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ClassificationObjective>): ClassificationObjective {
+    return ClassificationObjective.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ClassificationObjective>): ClassificationObjective {
+    const message = createBaseClassificationObjective();
+    message.labels = object.labels?.map((e) => e) || [];
+    message.promptTemplate = object.promptTemplate ?? "";
+    return message;
+  },
+};
+
+function createBasePreferenceObjective(): PreferenceObjective {
+  return { beta: undefined, labelSmoothing: undefined, sftWeight: undefined };
+}
+
+export const PreferenceObjective: MessageFns<PreferenceObjective> = {
+  encode(message: PreferenceObjective, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.beta !== undefined) {
+      writer.uint32(9).double(message.beta);
+    }
+    if (message.labelSmoothing !== undefined) {
+      writer.uint32(17).double(message.labelSmoothing);
+    }
+    if (message.sftWeight !== undefined) {
+      writer.uint32(25).double(message.sftWeight);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PreferenceObjective {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePreferenceObjective();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.beta = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.labelSmoothing = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.sftWeight = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): PreferenceObjective {
+    return {
+      beta: isSet(object.beta) ? globalThis.Number(object.beta) : undefined,
+      labelSmoothing: isSet(object.labelSmoothing)
+        ? globalThis.Number(object.labelSmoothing)
+        : isSet(object.label_smoothing)
+        ? globalThis.Number(object.label_smoothing)
+        : undefined,
+      sftWeight: isSet(object.sftWeight)
+        ? globalThis.Number(object.sftWeight)
+        : isSet(object.sft_weight)
+        ? globalThis.Number(object.sft_weight)
+        : undefined,
+    };
+  },
+
+  toJSON(message: PreferenceObjective): unknown {
+    const obj: any = {};
+    if (message.beta !== undefined) {
+      obj.beta = floatToJson(message.beta);
+    }
+    if (message.labelSmoothing !== undefined) {
+      obj.labelSmoothing = floatToJson(message.labelSmoothing);
+    }
+    if (message.sftWeight !== undefined) {
+      obj.sftWeight = floatToJson(message.sftWeight);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<PreferenceObjective>): PreferenceObjective {
+    return PreferenceObjective.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PreferenceObjective>): PreferenceObjective {
+    const message = createBasePreferenceObjective();
+    message.beta = object.beta ?? undefined;
+    message.labelSmoothing = object.labelSmoothing ?? undefined;
+    message.sftWeight = object.sftWeight ?? undefined;
     return message;
   },
 };

@@ -1,0 +1,39 @@
+/**
+ * From a stage's rows to its objective. What an objective needs of the model as the stage begins (the reference of preferences) is
+ * measured here, so that this must happen before the first step and before a checkpoint's values are put in.
+ */
+import type { StageModel } from './layer-pass.js';
+import { ModelPass } from './model-pass.js';
+import type { Objective } from './objective.js';
+import { preferenceObjective, sequenceLosses } from './objective-preference.js';
+import { tokenObjective } from './objective-tokens.js';
+import type { ResolvedStage } from './specification.js';
+import type { StageRows } from './stage-rows.js';
+import { longestPadded } from './trainer.js';
+import type { BaseLease } from './training-host.js';
+
+/** Padded tokens of a micro-batch of the reference: it keeps no activations. */
+const REFERENCE_TOKENS = 4096;
+
+export async function stageObjective({ rows }: StageRows, stage: ResolvedStage, lease: BaseLease, model: StageModel, signal?: AbortSignal): Promise<Objective> {
+  const { objective, packing } = stage;
+  switch (objective.kind) {
+    case 'languageModel':
+      return tokenObjective(rows, { packing });
+    case 'classification':
+      return tokenObjective(rows, { packing, head: 'classification' });
+    case 'preference':
+      return preferenceObjective(rows, await referenceLosses(rows, lease, model, signal), { ...objective, packing });
+  }
+}
+
+async function referenceLosses(rows: StageRows['rows'], lease: BaseLease, model: StageModel, signal: AbortSignal | undefined): Promise<Float64Array> {
+  const longest = rows.reduce((most, row) => Math.max(most, row.inputs.length), 1);
+  const frozen = { ...model, parameters: undefined, dropout: new Map() };
+  const pass = await ModelPass.create(lease, frozen, { savedActivations: 'layer', maxLengthTokens: longestPadded({ longestTokens: longest }) });
+  try {
+    return await sequenceLosses(pass, rows, REFERENCE_TOKENS, signal);
+  } finally {
+    pass.dispose();
+  }
+}
