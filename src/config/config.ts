@@ -8,6 +8,7 @@ import { join, resolve } from 'node:path';
 import { invalidFields, type FieldViolation } from '../common/errors.js';
 import type { LogLevel } from '../common/logger.js';
 import type { DeviceName } from '../runtime/index.js';
+import { GENERATION_FIRST, parseTimeSharing, type TimeSharing } from '../runtime/time-sharing.js';
 import { packageRoot } from './package-root.js';
 
 export interface Address {
@@ -37,11 +38,14 @@ export interface ServerConfig {
   readonly spinning: boolean;
   readonly keysFile: string | undefined;
   readonly servingForm: 'int8' | 'float32';
+  readonly timeSharing: TimeSharing;
+  /** Tuning jobs at once. */
+  readonly tuningConcurrency: number;
   readonly maxSequences: number;
   readonly maxContextTokens: number;
   readonly maxDatasetBytes: number;
   readonly maxAdapterBytes: number;
-  /** How long running generations may go on after a stop was asked for. */
+  /** How long running generations may go on, and jobs may save a checkpoint, after a stop was asked for. */
   readonly graceMs: number;
   readonly logLevel: LogLevel | 'silent';
 }
@@ -129,6 +133,20 @@ export const SETTINGS = [
     text: 'weights while serving: int8 or float32',
   },
   {
+    key: 'timeSharing',
+    flag: '--time-sharing <rule>',
+    variable: 'LORICA_TIME_SHARING',
+    fallback: 'generation-first',
+    text: 'generation-first, weighted, weighted:G:T or training-first',
+  },
+  {
+    key: 'tuningConcurrency',
+    flag: '--tuning-concurrency <n>',
+    variable: 'LORICA_TUNING_CONCURRENCY',
+    fallback: '1',
+    text: 'tuning jobs at once, 1 to 16',
+  },
+  {
     key: 'maxSequences',
     flag: '--max-sequences <n>',
     variable: 'LORICA_MAX_SEQUENCES',
@@ -161,7 +179,7 @@ export const SETTINGS = [
     flag: '--grace <seconds>',
     variable: 'LORICA_GRACE',
     fallback: '20',
-    text: 'how long running generations may go on after SIGTERM, 0 to 3600',
+    text: 'how long generations may go on, and jobs may save a checkpoint, after SIGTERM, 0 to 3600',
   },
   {
     key: 'logLevel',
@@ -204,6 +222,16 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
       violations.push({ field: name, description: `must be a whole number from ${least} to ${most}, not ${JSON.stringify(value)}` });
     return number;
   };
+  const sharing = (): TimeSharing => {
+    const { value, name } = get('timeSharing');
+    const parsed = parseTimeSharing(value);
+    if (parsed === undefined)
+      violations.push({
+        field: name,
+        description: `must be generation-first, training-first, weighted or weighted:G:T (whole numbers from 1 to 100), not ${JSON.stringify(value)}`,
+      });
+    return parsed ?? GENERATION_FIRST;
+  };
   const address = (key: SettingKey): Address => {
     const { value, name } = get(key);
     const parsed = parseAddress(value);
@@ -233,6 +261,8 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
       (value): value is ServerConfig['servingForm'] => value === 'int8' || value === 'float32',
       'int8 or float32',
     ),
+    timeSharing: sharing(),
+    tuningConcurrency: integer('tuningConcurrency', 1, 16),
     maxSequences: integer('maxSequences', 1, 256),
     maxContextTokens: integer('maxContext', 16, 1_048_576),
     maxDatasetBytes: integer('maxDatasetMegabytes', 1, 65_536) * 1_048_576,

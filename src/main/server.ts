@@ -74,6 +74,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
   const runtime = Runtime.open({
     device: config.device,
     spinning: config.spinning,
+    timeSharing: config.timeSharing,
     logger,
     ...(config.ortLibrary === undefined ? {} : { libraryPath: config.ortLibrary }),
     ...(config.threads === undefined ? {} : { intraOpThreads: config.threads }),
@@ -114,7 +115,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
       tuning: tuningHandler({ models, ...stores, host: new TrainingHost(runtime), metrics }),
       evaluation: evaluationHandler({ models, ...stores, targets, engine, metrics, maxContextTokens: config.maxContextTokens }),
     },
-    { logger },
+    { logger, concurrency: { tuning: config.tuningConcurrency } },
   );
 
   const draining = new AbortController();

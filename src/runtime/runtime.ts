@@ -18,6 +18,7 @@ import { selfCheck } from './self-check.js';
 import { Session } from './session.js';
 import { loadSession, type SessionOptions } from './session-loader.js';
 import { create } from './status.js';
+import type { TimeSharing } from './time-sharing.js';
 import { Tensor, checkShape, describe } from './tensor.js';
 import type { DeviceName, RunReport, RuntimeOptions } from './types.js';
 
@@ -33,14 +34,14 @@ export class Runtime {
   private users = 0;
   private closed: Promise<void> | undefined;
 
-  private constructor(readonly device: DeviceName, private readonly environment: Environment, nativeDevice: Device) {
+  private constructor(readonly device: DeviceName, private readonly environment: Environment, nativeDevice: Device, timeSharing: TimeSharing | undefined) {
     this.version = environment.library.version;
     this.threads = environment.threads;
     this.libraryPath = environment.library.path;
     this.core = {
       environment,
       device: nativeDevice,
-      queue: new RunQueue(),
+      queue: new RunQueue(timeSharing),
       runOptions: create(environment.api, 'CreateRunOptions'),
       sessions: new Set(),
       report: (report) => this.listeners.forEach((listener) => listener(report)),
@@ -64,7 +65,7 @@ export class Runtime {
       let runtime = runtimes.get(device);
       if (runtime === undefined) {
         selfCheck(environment);
-        runtime = new Runtime(device, environment, device === 'cpu' ? new CpuDevice(environment) : new CudaDevice(environment, device));
+        runtime = new Runtime(device, environment, device === 'cpu' ? new CpuDevice(environment) : new CudaDevice(environment, device), options.timeSharing);
         runtimes.set(device, runtime);
         (options.logger ?? silentLogger).info('runtime opened', { device, version: runtime.version, threads: intraOpThreads, spinning, library: libraryPath });
       } else {

@@ -1,11 +1,12 @@
 /** The option and description types of the runtime layer. No behaviour here; nothing native. */
 import type { Logger } from '../common/logger.js';
 import type { DType } from '../tensor/dtype.js';
+import type { TimeSharing } from './time-sharing.js';
 
 /** Where sessions compute. 'cuda:N' needs a CUDA build of ONNX Runtime (`libraryPath`); there is no fallback from it to the CPU. */
 export type DeviceName = 'cpu' | `cuda:${number}`;
 
-/** Who asks for a run. Generation goes first, but never twice in a row while another lane waits. */
+/** Who asks for a run. Generation is one share of the device's time, training and evaluation are the other (TimeSharing). */
 export type Lane = 'generation' | 'training' | 'evaluation';
 
 export interface RuntimeOptions {
@@ -20,6 +21,8 @@ export interface RuntimeOptions {
    * saves about 10 µs an operator, but where anything else runs (or a CPU quota is spent) it costs several times that.
    */
   readonly spinning?: boolean;
+  /** How lanes share the device; of the first that opens it. Default: generation first. */
+  readonly timeSharing?: TimeSharing;
   readonly logger?: Logger;
 }
 

@@ -12,6 +12,8 @@ describe('loadConfig', () => {
       databaseUrl: undefined,
       device: 'cpu',
       servingForm: 'int8',
+      timeSharing: { weights: { generation: 9, work: 1 }, awaited: [] },
+      tuningConcurrency: 1,
       maxSequences: 8,
       maxContextTokens: 1024,
       maxDatasetBytes: 256 << 20,
@@ -40,6 +42,8 @@ describe('loadConfig', () => {
       LORICA_DEVICE: 'gpu',
       LORICA_THREADS: '0',
       LORICA_SERVING_FORM: 'int2',
+      LORICA_TIME_SHARING: 'weighted:1',
+      LORICA_TUNING_CONCURRENCY: '17',
       LORICA_GRACE: '1.5',
     };
     expect(() => loadConfig(wrong, { maxContext: '1', logLevel: 'loud' })).toThrow(
@@ -51,6 +55,8 @@ describe('loadConfig', () => {
           'LORICA_DEVICE',
           'LORICA_THREADS',
           'LORICA_SERVING_FORM',
+          'LORICA_TIME_SHARING',
+          'LORICA_TUNING_CONCURRENCY',
           '--max-context',
           'LORICA_GRACE',
           '--log-level',
