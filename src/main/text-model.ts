@@ -10,7 +10,7 @@ export function textModel({ tokenizer, chatTemplate, config }: Checkpoint, maxCo
     maxContextTokens: Math.min(maxContextTokens, config.maxPositionTokens),
     prompt: (text) => promptTokens(text, tokenizer),
     continuation: (prompt, continuation) => continuationTokens(prompt, continuation, tokenizer),
-    chat: (messages) => chatPromptTokens(messages, tokenizer, chatTemplate),
+    chat: (turns, tools) => chatPromptTokens(turns, tokenizer, chatTemplate, tools),
     labelled: (text, label, template) => labelText(text, label, template),
     encode: (text, { addSpecialTokens }) => tokenizer.encode(text, { addSpecialTokens }),
     decode: (tokens, { skipSpecialTokens }) => tokenizer.decode(tokens, { skipSpecialTokens }),

@@ -5,17 +5,45 @@
  * time and its output are bounded, so that a hostile one costs half a second at most.
  */
 import { createContext, Script } from 'node:vm';
-import { Template } from '@huggingface/jinja';
+import type { Template } from '@huggingface/jinja';
 import { LoricaError } from '../common/errors.js';
+import { parseTemplate } from './chat-template-jinja.js';
+
+/** A value of JSON. */
+export type Json = null | boolean | number | string | readonly Json[] | JsonObject;
+export interface JsonObject {
+  readonly [key: string]: Json;
+}
+
+/** A call of a tool that the assistant asks for. */
+export interface ToolCall {
+  readonly id?: string;
+  readonly name: string;
+  readonly arguments: JsonObject;
+}
 
 export interface ChatMessage {
   readonly role: string;
   readonly content: string;
+  /** Calls that this turn of the assistant makes. */
+  readonly toolCalls?: readonly ToolCall[];
+  /** The call that this turn of the role `tool` answers, and the tool's name: some templates need the one, some the other. */
+  readonly toolCallId?: string;
+  readonly name?: string;
+}
+
+/** A function that the assistant may call. */
+export interface Tool {
+  readonly name: string;
+  readonly description: string;
+  /** JSON Schema of the arguments. */
+  readonly parameters: JsonObject;
 }
 
 export interface RenderOptions {
   /** Ends the text where the assistant's next turn begins. Default false. */
   readonly addGenerationPrompt?: boolean;
+  readonly tools?: readonly Tool[];
 }
 
 export interface ChatTemplate {
@@ -49,6 +77,26 @@ function withinTimeLimit<T>(work: () => T): T {
   }
 }
 
+/** A message under the names that templates know; what it doesn't have is undefined there. */
+function messageVariable({ role, content, toolCalls, toolCallId, name }: ChatMessage): Record<string, unknown> {
+  return {
+    role,
+    content,
+    ...(toolCalls === undefined || toolCalls.length === 0 ? {} : { tool_calls: toolCalls.map(callVariable) }),
+    ...(toolCallId === undefined ? {} : { tool_call_id: toolCallId }),
+    ...(name === undefined ? {} : { name }),
+  };
+}
+
+function callVariable({ id, name, arguments: values }: ToolCall): Record<string, unknown> {
+  return { ...(id === undefined ? {} : { id }), type: 'function', function: { name, arguments: values } };
+}
+
+/** The schema of a function as transformers and OpenAI write it. */
+function toolVariable({ name, description, parameters }: Tool): Record<string, unknown> {
+  return { type: 'function', function: { name, description, parameters } };
+}
+
 /** Compiles a template. `tokens` are the texts of bos and eos, empty when the tokenizer has none. Throws MODEL_UNSUPPORTED when it can't be parsed. */
 export function compileChatTemplate(
   source: string,
@@ -57,7 +105,7 @@ export function compileChatTemplate(
   let template: Template;
   try {
     if (source.length > MAX_SOURCE_CHARACTERS) throw new Error(`it has ${source.length} characters, more than ${MAX_SOURCE_CHARACTERS}`);
-    template = withinTimeLimit(() => new Template(source));
+    template = withinTimeLimit(() => parseTemplate(source));
   } catch (cause) {
     throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `the chat template can't be parsed: ${(cause as Error).message}`, { cause });
   }
@@ -66,7 +114,9 @@ export function compileChatTemplate(
     render(messages, options = {}) {
       try {
         const variables = {
-          messages: messages.map(({ role, content }) => ({ role, content })),
+          messages: messages.map(messageVariable),
+          tools: options.tools === undefined || options.tools.length === 0 ? null : options.tools.map(toolVariable),
+          documents: null,
           add_generation_prompt: options.addGenerationPrompt ?? false,
           bos_token: tokens.bosToken ?? '',
           eos_token: tokens.eosToken ?? '',

@@ -5,7 +5,7 @@
  * This file must not read data sets or run models.
  */
 import { LoricaError } from '../common/errors.js';
-import type { ChatMessage, ChatTemplate } from './chat-template.js';
+import type { ChatMessage, ChatTemplate, Tool } from './chat-template.js';
 import type { Tokenizer } from './tokenizer.js';
 
 /** A row of data; the shape of the data sets' `Example`. */
@@ -73,8 +73,8 @@ export function labelText(text: string, label: string, template: LabelTemplate =
 }
 
 /** Chat messages as prompt tokens, ready for an answer. Throws FAILED_PRECONDITION / MODEL_UNSUPPORTED where the model has no chat template. */
-export function chatPromptTokens(messages: readonly ChatMessage[], tokenizer: Tokenizer, chatTemplate: ChatTemplate | undefined): number[] {
-  return tokenizer.encode(needTemplate(chatTemplate).render(messages, { addGenerationPrompt: true }));
+export function chatPromptTokens(messages: readonly ChatMessage[], tokenizer: Tokenizer, chatTemplate: ChatTemplate | undefined, tools: readonly Tool[] = []): number[] {
+  return tokenizer.encode(needTemplate(chatTemplate).render(messages, { addGenerationPrompt: true, tools }));
 }
 
 function needTemplate(chatTemplate: ChatTemplate | undefined): ChatTemplate {

@@ -13,6 +13,7 @@ import {
 } from '../gen/lorica/v1/generate_service.js';
 import type { TokenUsage } from '../gen/lorica/v1/types.js';
 import type { CallContext, Handlers } from './call.js';
+import { checkText, MAX_TEXT_CHARACTERS, readConversation } from './chat-messages.js';
 import { defined } from './defined.js';
 import { checkLabels } from './evaluation-specification.js';
 import { Fields } from './fields.js';
@@ -26,7 +27,6 @@ export interface GenerateDependencies {
   readonly engine: Generator;
 }
 
-const MAX_TEXT_CHARACTERS = 262_144;
 const DEFAULT_MAX_TOKENS = 256;
 
 const FINISH_REASONS: Readonly<Record<EngineFinishReason, FinishReason>> = {
@@ -42,10 +42,6 @@ const tokenMessage = (event: Extract<GenerationEvent, { kind: 'token' }>): Gener
   tokenId: event.id,
   logProbability: event.logProbability,
 });
-
-function checkText(field: string, text: string, fields: Fields): void {
-  fields.check(field, text.length <= MAX_TEXT_CHARACTERS, `must be at most ${MAX_TEXT_CHARACTERS} characters, not ${text.length}`);
-}
 
 function readSampling(message: Sampling | undefined, fields: Fields): Omit<EngineSampling, 'maxTokens'> & { maxTokens?: number } {
   fields.integer('sampling.max_tokens', message?.maxTokens, 1, 1_048_576);
@@ -79,20 +75,15 @@ export function generateHandlers({ targets, models, engine }: GenerateDependenci
     const fields = new Fields();
     const { input } = request;
     if (input === undefined) fields.add('input', 'is required: prompt or messages');
-    if (input?.$case === 'prompt') checkText('prompt', input.value, fields);
-    if (input?.$case === 'messages') {
-      fields.check('messages.messages', input.value.messages.length > 0, 'must hold at least one message');
-      input.value.messages.forEach((message, i) => {
-        fields.check(`messages.messages[${i}].role`, message.role !== '', 'is required');
-        checkText(`messages.messages[${i}].content`, message.content, fields);
-      });
-    }
+    const prompt = input?.$case === 'prompt' ? input.value : '';
+    checkText('prompt', prompt, fields);
+    const conversation = input?.$case === 'messages' ? readConversation(input.value, 'messages', fields) : undefined;
     fields.check('target', request.target !== '', 'is required, such as models/m or tenants/-/adapters/a@production');
     const { maxTokens, ...sampling } = readSampling(request.sampling, fields);
     fields.done();
     const target = await targets.resolve(request.target, 'target', context.identity);
     const text = await models.text(target.resolved.modelId);
-    const promptTokens = input!.$case === 'prompt' ? text.prompt(input!.value) : text.chat(input!.value.messages);
+    const promptTokens = conversation === undefined ? text.prompt(prompt) : text.chat(conversation.turns, conversation.tools);
     fields.check('prompt', promptTokens.length > 0, 'is empty, and this model has no begin token to start from');
     fields.done();
     const room = text.maxContextTokens - promptTokens.length;

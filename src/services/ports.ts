@@ -44,6 +44,27 @@ export interface ExportedFiles {
   dispose(): Promise<void>;
 }
 
+export type JsonValue = null | boolean | number | string | readonly JsonValue[] | JsonObject;
+export interface JsonObject {
+  readonly [key: string]: JsonValue;
+}
+
+/** One turn of a conversation. */
+export interface ChatTurn {
+  readonly role: string;
+  readonly content: string;
+  readonly toolCalls?: readonly { readonly id?: string; readonly name: string; readonly arguments: JsonObject }[];
+  readonly toolCallId?: string;
+  readonly name?: string;
+}
+
+/** A function that the assistant may call; `parameters` is a JSON Schema. */
+export interface ChatTool {
+  readonly name: string;
+  readonly description: string;
+  readonly parameters: JsonObject;
+}
+
 /** Text to tokens and back, as generation, scoring and tuning see it. */
 export interface TextModel {
   readonly vocabSize: number;
@@ -54,7 +75,7 @@ export interface TextModel {
   /** Tokens that `continuation` adds to `prompt`. */
   continuation(prompt: string, continuation: string): number[];
   /** FAILED_PRECONDITION / MODEL_UNSUPPORTED where the model has no chat template. */
-  chat(messages: readonly { readonly role: string; readonly content: string }[]): number[];
+  chat(turns: readonly ChatTurn[], tools: readonly ChatTool[]): number[];
   labelled(
     text: string,
     label: string,

@@ -57,6 +57,36 @@ describe('chat templates', () => {
     expect(() => compileChatTemplate(source, tokens)).toThrow(expect.objectContaining({ reason: 'MODEL_UNSUPPORTED' }));
   });
 
+  test.each([
+    ...["'' == false", 'none == false', "'1' == 1", "{'a': 1} != {'a': 1}", '[1] == [1, 2]', "'' == none"].map((text) => [`{{ 'yes' if ${text} else 'no' }}`, 'no']),
+    ...['0 == false', '1 == true', "{'a': [1, 2.0]} == {'a': [1.0, 2]}", '[1] != [1, 2]', 'missing == also_missing'].map((text) => [`{{ 'yes' if ${text} else 'no' }}`, 'yes']),
+    ["{% for i in range(4) %}{{ i }}{% if i == 1 %}a{% continue %}{% endif %}{% if i == 2 %}b{% break %}{% endif %};{% endfor %}", '0;1a2b'],
+    ["{% for i in [1, 2] %}{% for j in [1, 2] %}{% if j == 2 %}{% break %}{% endif %}{{ i }}{{ j }} {% endfor %}{% endfor %}", '11 21 '],
+    ["[{{ missing | upper }}{{ missing | trim }}]", '[]'],
+    ['a\r\nb', 'a\nb'],
+  ])('%s means what it means in Python', (source, text) => {
+    expect(compileChatTemplate(source, tokens).render([])).toBe(text);
+  });
+
+  test('a text and a mapping can not be added', () => {
+    expect(() => compileChatTemplate("{{ 'x' + {'a': 1} }}", tokens).render([])).toThrow(expect.objectContaining({ reason: 'INVALID_FIELD' }));
+  });
+
+  test('tools, their calls and their answers reach the template; no tools are none', () => {
+    const source =
+      '{% if tools is none %}none{% else %}{{ tools | tojson }}{% endif %}{% for m in messages %}|{{ m.role }}{% for c in m.tool_calls or [] %} {{ c.id }} {{ c.function | tojson }}{% endfor %} {{ m.tool_call_id }} {{ m.name }}{% endfor %}';
+    const template = compileChatTemplate(source, tokens);
+    const messages: ChatMessage[] = [
+      { role: 'assistant', content: '', toolCalls: [{ id: 'c1', name: 'f', arguments: { z: 1, a: 'b' } }] },
+      { role: 'tool', content: '3', toolCallId: 'c1', name: 'f' },
+    ];
+    expect(template.render(messages, { tools: [{ name: 'f', description: 'd', parameters: { type: 'object' } }] })).toBe(
+      '[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]' +
+        '|assistant c1 {"name": "f", "arguments": {"z": 1, "a": "b"}}  |tool c1 f',
+    );
+    expect(template.render([{ role: 'user', content: 'x' }])).toBe('none|user  ');
+  });
+
   test('strftime_now gives a date', () => {
     const text = compileChatTemplate("{{ strftime_now('%Y-%m-%d') }}", tokens).render([]);
     expect(text).toMatch(/^20\d\d-\d\d-\d\d$/);
