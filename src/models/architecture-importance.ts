@@ -57,13 +57,17 @@ export function leastImportant(scores: ArrayLike<number>, count: number): number
 export class NeuronActivity {
   private readonly sums = new Map<number, { readonly sum: Float64Array; tokens: number }>();
 
-  /** Adds activations [T,F] of a layer. */
-  add(layer: number, activations: Float32Array, neurons: number): void {
+  /** Adds activations [T,F] of a layer, of the tokens for which `counted[t]` is true (default all). */
+  add(layer: number, activations: Float32Array, neurons: number, counted?: ArrayLike<boolean | number>): void {
     const entry = this.sums.get(layer) ?? { sum: new Float64Array(neurons), tokens: 0 };
     if (entry.sum.length !== neurons || activations.length % neurons !== 0) throw new RangeError(`NeuronActivity: layer ${layer}, ${activations.length} elements of width ${neurons}`);
     this.sums.set(layer, entry);
-    for (let i = 0; i < activations.length; i++) entry.sum[i % neurons]! += Math.abs(activations[i]!);
-    entry.tokens += activations.length / neurons;
+    const { sum } = entry;
+    for (let token = 0; token < activations.length / neurons; token++) {
+      if (counted !== undefined && !counted[token]) continue;
+      for (let j = 0; j < neurons; j++) sum[j]! += Math.abs(activations[token * neurons + j]!);
+      entry.tokens++;
+    }
   }
 
   /** [F] by layer. */

@@ -6,30 +6,32 @@
 import { backward, customVjp } from '../autodiff/index.js';
 import { Graph, ops, type Value } from '../onnx/index.js';
 import type { DecoderConfig } from './config.js';
+import { dropped, EMBEDDING_DROPOUT_MASK } from './training-form-dropout.js';
 import { TOKENS } from './training-form-linear.js';
 
-/** tokens [B,T], table [V,C] → y [B*T, C]. */
-export function embeddingSegment(config: DecoderConfig): Graph {
+/** tokens [B,T], table [V,C] → y [B*T, C]; `dropoutScale` where embeddings are dropped. */
+export function embeddingSegment(config: DecoderConfig, dropoutScale?: number): Graph {
   const graph = new Graph('embedding');
   const tokens = graph.input('tokens', 'int64', ['B', 'T']);
   const table = graph.input('table', 'float32', [config.vocabSize, config.hiddenSize]);
-  graph.output(ops.reshape(ops.gather(table, tokens, 0), [TOKENS, config.hiddenSize]), 'y');
+  const y = ops.reshape(ops.gather(table, tokens, 0), [TOKENS, config.hiddenSize]);
+  graph.output(dropped(y, EMBEDDING_DROPOUT_MASK, [TOKENS, config.hiddenSize], dropoutScale), 'y');
   return graph;
 }
 
 /**
  * sum [V,C] + Σ over positions of dy, at each position's token → gradient [V,C] (may be sum's memory). tokens [N], dy [N,C];
  * `distinct` [U] holds each token that occurs once. Positions of one token are summed by a product with their membership matrix,
- * which is deterministic; then every row of the table is written at most once.
+ * which is deterministic; then every row of the table is written at most once. `dropoutScale` as in the lookup, with the mask's rows [N,C].
  */
-export function embeddingGradientSegment(config: DecoderConfig): Graph {
+export function embeddingGradientSegment(config: DecoderConfig, dropoutScale?: number): Graph {
   const graph = new Graph('embedding-gradient');
   const tokens = graph.input('tokens', 'int64', ['N']);
   const distinct = graph.input('distinct', 'int64', ['U']);
   const dy = graph.input('dy', 'float32', ['N', config.hiddenSize]);
   const sum = graph.input('sum', 'float32', [config.vocabSize, config.hiddenSize]);
   const member = ops.cast(ops.equal(ops.unsqueeze(distinct, [1]), ops.unsqueeze(tokens, [0])), 'float32');
-  graph.output(ops.scatterND(sum, ops.unsqueeze(distinct, [1]), ops.matMul(member, dy), 'add'), 'gradient');
+  graph.output(ops.scatterND(sum, ops.unsqueeze(distinct, [1]), ops.matMul(member, dropped(dy, EMBEDDING_DROPOUT_MASK, ['N', config.hiddenSize], dropoutScale)), 'add'), 'gradient');
   return graph;
 }
 

@@ -11,6 +11,7 @@ import { extract, Graph, ops, type Dim, type Value } from '../onnx/index.js';
 import type { DecoderConfig } from './config.js';
 import { decoderLayer, LAYER_NORMS, LINEAR_MODULES, type DecoderLowering, type LinearModule } from './decoder.js';
 import { AttentionLayers } from './training-form-attention.js';
+import { dropped, residualDropoutMask, type LayerDropout } from './training-form-dropout.js';
 import { dropoutMask, GradientSums, LinearLayers, loraA, loraB, loraMagnitude, TOKENS, type LoraKind } from './training-form-linear.js';
 
 /** What tells one layer's graphs from another's. Names are local to the layer: 'self_attn.q_proj.weight'. */
@@ -24,6 +25,7 @@ export interface LayerKind {
   readonly saved: 'linear' | 'layer';
   /** Rows hold several sequences: the mask is [B,1,1,T,T], each row's own, instead of [T,T]. */
   readonly packed?: boolean;
+  readonly dropout?: LayerDropout;
 }
 
 /** A value that the forward segment hands to the backward segment of the same layer. */
@@ -67,11 +69,20 @@ export function layerParameters(config: DecoderConfig, lora: LayerKind['lora']):
 
 const PREFIX = 'layer';
 
-/** A forward-only layer: same inputs as the forward segment, output y alone. */
-export function layerForward(config: DecoderConfig, lora: LayerKind['lora'], packed = false): Graph {
-  const lowering = new TrainingLowering(config, lora, new Set(), packed);
+/** What enters down_proj, [B*T, F]: an output of `layerForward` where it is asked for. */
+export const ACTIVATION = 'mlp.activation';
+
+export interface ForwardKind extends Pick<LayerKind, 'lora' | 'packed' | 'dropout'> {
+  /** Also gives `ACTIVATION`. */
+  readonly activation?: boolean;
+}
+
+/** A forward-only layer: same inputs as the forward segment, output y and what the kind asks for. */
+export function layerForward(config: DecoderConfig, { lora, packed = false, dropout = {}, activation = false }: ForwardKind): Graph {
+  const lowering = new TrainingLowering(config, lora, new Set(), packed, dropout);
   const y = lowering.build();
-  return extract(lowering.graph, { name: 'layer-forward-only', outputs: [y], stopAt: [] });
+  const outputs = activation ? [y, lowering.graph.rename(lowering.activation!, ACTIVATION)] : [y];
+  return extract(lowering.graph, { name: 'layer-forward-only', outputs, stopAt: [] });
 }
 
 /** Forward and backward segments of one kind of layer. */
@@ -82,7 +93,7 @@ export function layerSegments(config: DecoderConfig, kind: LayerKind): LayerSegm
 }
 
 function differentiate(config: DecoderConfig, kind: LayerKind, adding: boolean): Omit<LayerSegments, 'backwardAdding'> {
-  const lowering = new TrainingLowering(config, kind.lora, adding ? kind.trainable : new Set(), kind.packed === true);
+  const lowering = new TrainingLowering(config, kind.lora, adding ? kind.trainable : new Set(), kind.packed === true, kind.dropout ?? {});
   const { graph } = lowering;
   const y = lowering.build();
   const dy = graph.input('dy', 'float32', [TOKENS, config.hiddenSize]);
@@ -106,11 +117,16 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   readonly graph = new Graph('layer');
   /** Worth handing to the backward segment; everything else is cheap to recompute from these. */
   readonly kept: Value[] = [];
+  /** What the gated unit gave, once built. */
+  activation: Value | undefined;
   readonly sums = new GradientSums();
   private readonly linears: LinearLayers;
   private readonly attentionLayers: AttentionLayers;
 
-  constructor(private readonly config: DecoderConfig, private readonly lora: LayerKind['lora'], adding: ReadonlySet<string>, packed: boolean) {
+  constructor(
+    private readonly config: DecoderConfig, private readonly lora: LayerKind['lora'], adding: ReadonlySet<string>, packed: boolean,
+    private readonly dropout: LayerDropout,
+  ) {
     const { graph } = this;
     graph.input('x', 'float32', [TOKENS, config.hiddenSize]);
     this.attentionLayers = new AttentionLayers(config, {
@@ -118,7 +134,7 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
       cos: graph.input('cos', 'float32', ['P', config.headDim / 2]),
       sin: graph.input('sin', 'float32', ['P', config.headDim / 2]),
       mask: graph.input('mask', 'float32', packed ? ['B', 1, 1, 'T', 'T'] : ['T', 'T']),
-    });
+    }, dropout.attention);
     this.linears = new LinearLayers(graph, lora, this.sums, (value, name) => this.keep(value, name));
     const parameters = layerParameters(config, lora);
     for (const [name, shape] of parameters) {
@@ -150,8 +166,10 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   }
 
   residual(stream: Value, delta: Value): Value {
-    const sum = ops.add(stream, delta);
-    return this.kept.some((value) => value.name === 'attended') ? sum : this.keep(sum, 'attended');
+    const attended = this.kept.some((value) => value.name === 'attended');
+    const mask = residualDropoutMask(attended ? 'mlp' : 'self_attn');
+    const sum = ops.add(stream, dropped(delta, mask, [TOKENS, this.config.hiddenSize], this.dropout.residual));
+    return attended ? sum : this.keep(sum, 'attended');
   }
 
   /** q [B*T, H*D], k and v [B*T, KV*D] → [B*T, H*D]. */
@@ -177,6 +195,7 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
         return [needsA === true ? ops.mul(ops.mul(d!, b), slope()) : null, needsB === true ? ops.mul(d!, silu) : null];
       },
     );
+    this.activation = y;
     return y!;
   }
 

@@ -1,27 +1,45 @@
 /**
- * LoRA dropout: masks over the inputs of the low-rank paths, drawn on the host for one micro-batch and used by its forward and its
- * backward pass. The mask of a row and a module is a function of the job's seed, the stage, the step, the row's index in the data and the
- * module (`dropoutStream`), never of how rows are batched or cut. Elements [t, i] are taken in order, two from every 32-bit number, low
- * half first; one is dropped where its 16 bits are below round(rate · 65536). Kept ones are multiplied by 65536 / (65536 − that).
+ * Dropout masks, drawn on the host for one micro-batch and used by its forward and its backward pass: over the inputs of LoRA's low-rank
+ * paths, attention's probabilities, what sublayers add to the stream, and embeddings. The mask of a row and a place is a function of the
+ * job's seed, the stage, the step, the row's index in the data and the place (`dropoutStream`), never of how rows are batched, packed or
+ * cut. Elements are taken in order, two from every 32-bit number, low half first; one is dropped where its 16 bits are below
+ * round(rate · 65536). Kept ones are multiplied by 65536 / (65536 − that).
  */
 import { labelledStream } from '../common/random-streams.js';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Xoshiro128 } from '../common/random.js';
+import type { DropoutRates } from '../models/architecture.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
+import { layerPrefix } from '../models/decoder.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
-import type { MicroBatch } from './batches.js';
+import type { MicroBatch, Place } from './batches.js';
 
-/** The stream of a row (its number among those of the micro-batch) and a full module name. */
-export type RandomOfRow = (row: number, module: string) => Xoshiro128;
+/** The stream of a row (its number among those of the micro-batch) and a place: a full module name with LoRA, or one of those below. */
+export type RandomOfRow = (row: number, place: string) => Xoshiro128;
 
-export function dropoutStream(seed: number, stage: number, step: number, row: number, module: string): Xoshiro128 {
-  return labelledStream(seed, `dropout/${stage}/${step}/${row}/${module}`);
+export function dropoutStream(seed: number, stage: number, step: number, row: number, place: string): Xoshiro128 {
+  return labelledStream(seed, `dropout/${stage}/${step}/${row}/${place}`);
+}
+
+/** Places of dropout beside LoRA's modules. */
+export const EMBEDDING_PLACE = 'embedding';
+export const probabilitiesPlace = (layer: number): string => `${layerPrefix(layer)}.self_attn.probabilities`;
+export const residualPlace = (layer: number, sublayer: 'self_attn' | 'mlp'): string => `${layerPrefix(layer)}.${sublayer}.residual`;
+
+/** A model's own dropout as rates by place. */
+export function modelDropout(config: DecoderConfig, { attention = 0, residual = 0, embedding = 0 }: DropoutRates): Map<string, number> {
+  const rates = new Map<string, number>([[EMBEDDING_PLACE, embedding]]);
+  for (let layer = 0; layer < config.layers; layer++) {
+    rates.set(probabilitiesPlace(layer), attention).set(residualPlace(layer, 'self_attn'), residual).set(residualPlace(layer, 'mlp'), residual);
+  }
+  return new Map([...rates].filter(([, rate]) => rate > 0));
 }
 
 const HALVES = 65536;
 
 interface Mask {
-  readonly width: number;
+  /** Elements of a token's row, or heads whose probabilities [T,T] are masked. */
+  readonly of: { readonly width: number } | { readonly heads: number };
   readonly threshold: number;
   tensor: Tensor | undefined;
 }
@@ -29,45 +47,51 @@ interface Mask {
 export class DropoutMasks {
   private readonly masks = new Map<string, Mask>();
 
-  /** `rates`: share of inputs to drop, at least 0 and below 1, by full module name. */
+  /** `rates`: share to drop, at least 0 and below 1, by place. */
   constructor(
     private readonly runtime: Runtime,
-    config: DecoderConfig,
+    private readonly config: DecoderConfig,
     rates: ReadonlyMap<string, number>,
   ) {
     const shapes = weightShapes(config);
-    for (const [module, rate] of rates) {
+    for (const [place, rate] of rates) {
       const threshold = Math.round(rate * HALVES);
-      if (threshold > 0) this.masks.set(module, { width: shapes.get(`${module}.weight`)![1]!, threshold, tensor: undefined });
+      const of = place.endsWith('.probabilities') ? { heads: config.heads } : { width: shapes.get(`${place}.weight`)?.[1] ?? config.hiddenSize };
+      if (threshold > 0) this.masks.set(place, { of, threshold, tensor: undefined });
     }
   }
 
-  /** What kept inputs of a module are multiplied by; undefined where nothing is dropped. */
-  scale(module: string): number | undefined {
-    const mask = this.masks.get(module);
+  /** What kept values of a place are multiplied by; undefined where nothing is dropped. */
+  scale(place: string): number | undefined {
+    const mask = this.masks.get(place);
     return mask === undefined ? undefined : HALVES / (HALVES - mask.threshold);
   }
 
-  /** uint8 [rows · length, in], as last drawn. */
-  get(module: string): Tensor | undefined {
-    return this.masks.get(module)?.tensor;
+  /** uint8 [rows · length, width], or [rows, KV, (H/KV) · length, length] of probabilities, as last drawn. */
+  get(place: string): Tensor | undefined {
+    return this.masks.get(place)?.tensor;
   }
 
-  get bytesPerToken(): number {
-    return [...this.masks.values()].reduce((sum, { width }) => sum + width, 0);
+  /** Of a micro-batch whose rows are this long. */
+  bytesPerToken(length: number): number {
+    return [...this.masks.values()].reduce((sum, { of }) => sum + ('width' in of ? of.width : of.heads * length), 0);
   }
 
-  /** Draws every mask for a micro-batch, sequence by sequence; lets the event loop run between modules. */
+  /** Draws every mask for a micro-batch, sequence by sequence; lets the event loop run between places. */
   async draw({ rows, length, places }: Pick<MicroBatch, 'rows' | 'length' | 'places'>, randomOf: RandomOfRow | undefined): Promise<void> {
-    for (const [module, mask] of this.masks) {
-      if (randomOf === undefined) throw new Error(`${module} has dropout, and no random numbers were given`);
-      if (mask.tensor?.shape[0] !== rows * length) {
+    const { heads, kvHeads } = this.config;
+    for (const [name, mask] of this.masks) {
+      if (randomOf === undefined) throw new Error(`${name} has dropout, and no random numbers were given`);
+      const { of, threshold } = mask;
+      const shape = 'width' in of ? [rows * length, of.width] : [rows, kvHeads, (heads / kvHeads) * length, length];
+      if (mask.tensor?.shape.join() !== shape.join()) {
         mask.tensor?.dispose();
-        mask.tensor = this.runtime.empty('uint8', [rows * length, mask.width]);
+        mask.tensor = this.runtime.empty('uint8', shape);
       }
       const data = mask.tensor.data as Uint8Array;
       for (const [row, place] of places.entries()) {
-        fillMask(data.subarray(place.start * mask.width, (place.start + place.length) * mask.width), mask.threshold, randomOf(row, module));
+        if ('width' in of) fillMask(data.subarray(place.start * of.width, (place.start + place.length) * of.width), threshold, randomOf(row, name));
+        else fillProbabilities(data, of.heads, length, place, threshold, randomOf(row, name));
       }
       await nextTurn();
     }
@@ -76,6 +100,18 @@ export class DropoutMasks {
   dispose(): void {
     for (const { tensor } of this.masks.values()) tensor?.dispose();
     this.masks.clear();
+  }
+}
+
+/** The probabilities [H,T,T] of one sequence inside its row's [H,length,length]: for every head and token, those of the tokens up to it. */
+function fillProbabilities(data: Uint8Array, heads: number, length: number, { start, length: size }: Place, threshold: number, random: Xoshiro128): void {
+  const first = start % length;
+  const row = Math.floor(start / length) * heads;
+  for (let head = 0; head < heads; head++) {
+    for (let t = 0; t < size; t++) {
+      const at = ((row + head) * length + first + t) * length + first;
+      fillMask(data.subarray(at, at + t + 1), threshold, random);
+    }
   }
 }
 

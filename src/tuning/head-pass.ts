@@ -4,6 +4,7 @@
  * Invariant: gradients of a tied embedding get the head's part first (written or added), then the lookup's (added).
  */
 import { CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT } from '../models/decoder.js';
+import { EMBEDDING_DROPOUT_MASK } from '../models/training-form-dropout.js';
 import { embeddingGradientSegment, embeddingSegment, headSegment, logitsSegment, scatterRowsSegment, type HeadKind } from '../models/training-form-ends.js';
 import type { Binding, Runtime, Session, Tensor } from '../runtime/index.js';
 import type { MicroBatch } from './batches.js';
@@ -45,8 +46,8 @@ export class HeadPass {
     private readonly embedBack: Step | undefined,
   ) {}
 
-  /** `inputGradient`: something below the head is trained. */
-  static async create(lease: BaseLease, model: StageModel, inputGradient: boolean, choice: HeadChoice): Promise<HeadPass> {
+  /** `inputGradient`: something below the head is trained; `dropoutScale`: what kept embeddings are multiplied by, where some are dropped. */
+  static async create(lease: BaseLease, model: StageModel, inputGradient: boolean, choice: HeadChoice, dropoutScale?: number): Promise<HeadPass> {
     const { runtime } = lease;
     const { config, parameters } = model;
     const tied = choice === 'languageModel' && config.tieWordEmbeddings;
@@ -73,7 +74,7 @@ export class HeadPass {
       return made;
     };
     const steps = {
-      embed: await bound('embedding', () => embeddingSegment(config), { table }),
+      embed: await bound(`embedding:${dropoutScale ?? ''}`, () => embeddingSegment(config, dropoutScale), { table }),
       losses: await headStep({ outputs, trainHead: false, trainNorm: false, inputGradient: false, adding: false }),
       write: await headStep({ ...kind, adding: false }),
       add: await headStep({ ...kind, adding: true }),
@@ -81,14 +82,15 @@ export class HeadPass {
       logits: await bound(`logits:${outputs}`, () => logitsSegment(config, outputs), { gain, table: head }),
     };
     const embeddingGradient = parameters?.has(EMBEDDING_WEIGHT) === true ? parameters.gradient(EMBEDDING_WEIGHT) : undefined;
-    const embedBack = embeddingGradient === undefined ? undefined : await bound('embedding-gradient', () => embeddingGradientSegment(config), { sum: embeddingGradient });
+    const embedBack = embeddingGradient === undefined ? undefined : await bound(`embedding-gradient:${dropoutScale ?? ''}`, () => embeddingGradientSegment(config, dropoutScale), { sum: embeddingGradient });
     return new HeadPass(runtime, config.hiddenSize, kind, tied, embeddingGradient, steps, embedBack);
   }
 
-  /** tokens [B,T] → x [B·T, C]. */
-  async embed(tokens: Tensor, x: Tensor, signal: AbortSignal | undefined): Promise<void> {
+  /** tokens [B,T] → x [B·T, C]; `mask` [B·T, C] where embeddings are dropped. */
+  async embed(tokens: Tensor, x: Tensor, mask: Tensor | undefined, signal: AbortSignal | undefined): Promise<void> {
     const { session, binding } = this.steps.embed;
     binding.input('tokens', tokens).output('y', x);
+    if (mask !== undefined) binding.input(EMBEDDING_DROPOUT_MASK, mask);
     await session.run(binding, { lane, signal });
   }
 
@@ -138,8 +140,8 @@ export class HeadPass {
     }
   }
 
-  /** Adds the lookup's part to the embedding's gradient. dx [M,C] is the gradient of the first layer's input. */
-  async embedGradient(batch: MicroBatch, dx: Tensor, adding: boolean, signal: AbortSignal | undefined): Promise<void> {
+  /** Adds the lookup's part to the embedding's gradient. dx [M,C] is the gradient of the first layer's input, `mask` as in the lookup. */
+  async embedGradient(batch: MicroBatch, dx: Tensor, adding: boolean, mask: Tensor | undefined, signal: AbortSignal | undefined): Promise<void> {
     if (this.embedBack === undefined || this.embeddingGradient === undefined) return;
     const { session, binding } = this.embedBack;
     // A tied head has written this gradient already; another embedding starts a step from zero.
@@ -153,9 +155,11 @@ export class HeadPass {
         const distinct = this.runtime.from(ids, 'int64', [ids.length]);
         const piece = tokens.view([size], start);
         const dy = dx.view([size, this.hiddenSize], start * this.hiddenSize);
+        const kept = mask?.view([size, this.hiddenSize], start * this.hiddenSize);
         binding.input('tokens', piece).input('distinct', distinct).input('dy', dy);
+        if (kept !== undefined) binding.input(EMBEDDING_DROPOUT_MASK, kept);
         await session.run(binding, { lane, signal });
-        for (const tensor of [distinct, piece, dy]) tensor.dispose();
+        for (const tensor of [distinct, piece, dy, kept]) tensor?.dispose();
       }
     } finally {
       tokens.dispose();

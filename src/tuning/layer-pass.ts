@@ -4,11 +4,12 @@
  */
 import { configOfLayer, type DecoderConfig } from '../models/config.js';
 import { layerPrefix, LINEAR_MODULES, type LinearModule } from '../models/decoder.js';
-import { layerForward, layerParameters, layerSegments, type LayerKind, type LayerSegments } from '../models/training-form.js';
+import { ACTIVATION, layerForward, layerParameters, layerSegments, type LayerKind, type LayerSegments } from '../models/training-form.js';
+import { ATTENTION_DROPOUT_MASK, residualDropoutMask, type LayerDropout } from '../models/training-form-dropout.js';
 import { dropoutMask, loraA, loraB, loraMagnitude, type LoraKind } from '../models/training-form-linear.js';
 import type { Binding, Session, Tensor } from '../runtime/index.js';
 import type { Activations, ShapeInputs } from './activations.js';
-import type { DropoutMasks } from './dropout.js';
+import { probabilitiesPlace, residualPlace, type DropoutMasks } from './dropout.js';
 import type { BaseLease } from './training-host.js';
 import type { Parameters } from './parameters.js';
 
@@ -32,12 +33,15 @@ export interface StageModel {
   readonly lora: ReadonlyMap<string, LoraTensors>;
   /** Undefined for a pass that computes no gradients. */
   readonly parameters: Parameters | undefined;
-  /** Share of a LoRA module's inputs that gradients are computed without, by full module name; absent modules drop nothing. */
+  /** Share of values that gradients are computed without, by place (dropout.ts): LoRA modules and the model's own; absent places drop nothing. */
   readonly dropout: ReadonlyMap<string, number>;
 }
 
 /** `saved` as in LayerKind; `packed`: rows hold several sequences. */
-export type LayerOptions = Required<Pick<LayerKind, 'saved' | 'packed'>>;
+export interface LayerOptions extends Required<Pick<LayerKind, 'saved' | 'packed'>> {
+  /** A pass without gradients also gives what enters down_proj, [M,F]. */
+  readonly activation?: boolean;
+}
 
 interface Step {
   readonly session: Session;
@@ -57,6 +61,8 @@ export class LayerPass {
     private readonly saved: LayerSegments['saved'],
     private readonly inputGradient: boolean,
     private readonly masks: DropoutMasks,
+    /** F, where what enters down_proj is wanted. */
+    private readonly activationWidth: number | undefined,
   ) {}
 
   /** `lowest`: index of the lowest layer below which nothing is trained (−1 when the embedding is); layers under it run forward only. */
@@ -64,6 +70,7 @@ export class LayerPass {
     const config = configOfLayer(model.config, index);
     const kind = kindOf(config, model, index, lowest, options, masks);
     const tensors = await layerTensors(config, model, index, kind.lora);
+    const dropout = `${kind.dropout?.attention ?? ''}/${kind.dropout?.residual ?? ''}`;
     const lora = [...kind.lora].map(([module, { rank, scaling, dora, dropoutScale }]) => `${module}/${rank}/${scaling}/${dora === true ? 'dora' : ''}/${dropoutScale ?? ''}`).join(',');
     const withWeights = (step: Step): Step => {
       for (const { name } of step.session.inputs) {
@@ -73,11 +80,11 @@ export class LayerPass {
       return step;
     };
     if (index < lowest || model.parameters === undefined) {
-      const session = await lease.session(`layer:${config.intermediateSize}:${lora}:${options.packed}`, () => layerForward(config, kind.lora, kind.packed));
-      return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks);
+      const session = await lease.session(`layer:${config.intermediateSize}:${lora}:${options.packed}:${dropout}:${options.activation === true}`, () => layerForward(config, { ...kind, activation: options.activation === true }));
+      return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks, options.activation === true ? config.intermediateSize : undefined);
     }
     const segments = layerSegments(config, kind);
-    const key = `${config.intermediateSize}:${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}`;
+    const key = `${config.intermediateSize}:${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}:${dropout}`;
     const forward = withWeights(bind(await lease.session(`layer-forward:${key}`, () => segments.forward)));
     const backward = withWeights(bind(await lease.session(`layer-backward:${key}`, () => segments.backward)));
     const adding = withWeights(bind(await lease.session(`layer-backward-adding:${key}`, () => segments.backwardAdding)));
@@ -86,7 +93,7 @@ export class LayerPass {
       backward.binding.output(`gradient.${local}`, gradient);
       adding.binding.output(`gradient.${local}`, gradient).input(`sum.${local}`, gradient);
     }
-    return new LayerPass(index, config.hiddenSize, forward, backward, adding, segments.saved, kind.inputGradient, masks);
+    return new LayerPass(index, config.hiddenSize, forward, backward, adding, segments.saved, kind.inputGradient, masks, undefined);
   }
 
   /** x [M,C] → y [M,C]; what the backward segment wants goes into this layer's buffers. */
@@ -95,7 +102,14 @@ export class LayerPass {
     this.bindShape(this.forwardStep, x, shape);
     binding.output('y', y);
     for (const saved of this.saved) binding.output(saved.name, this.savedTensor(saved, activations));
+    const activation = this.activation(activations);
+    if (activation !== undefined) binding.output(ACTIVATION, activation);
     await session.run(binding, { lane, signal });
+  }
+
+  /** What entered down_proj in the last forward run, [M,F], where it was asked for; layers of one width share the memory. */
+  activation(activations: Activations): Tensor | undefined {
+    return this.activationWidth === undefined ? undefined : activations.get(`activation/${this.activationWidth}`, this.activationWidth);
   }
 
   /** dy [M,C] → gradients of this layer's parameters (written, or added when `adding`) and dx [M,C] where something below is trained. */
@@ -118,9 +132,14 @@ export class LayerPass {
       const tensor = given[name];
       if (tensor !== undefined) binding.input(name, tensor);
     }
-    for (const module of LINEAR_MODULES) {
-      const mask = this.masks.get(`${layerPrefix(this.index)}.${module}`);
-      if (mask !== undefined && session.inputs.some(({ name }) => name === dropoutMask(module))) binding.input(dropoutMask(module), mask);
+    const masks: readonly (readonly [string, string])[] = [
+      ...LINEAR_MODULES.map((module) => [dropoutMask(module), `${layerPrefix(this.index)}.${module}`] as const),
+      [ATTENTION_DROPOUT_MASK, probabilitiesPlace(this.index)],
+      ...(['self_attn', 'mlp'] as const).map((sublayer) => [residualDropoutMask(sublayer), residualPlace(this.index, sublayer)] as const),
+    ];
+    for (const [input, place] of masks) {
+      const mask = this.masks.get(place);
+      if (mask !== undefined && session.inputs.some(({ name }) => name === input)) binding.input(input, mask);
     }
   }
 
@@ -145,7 +164,9 @@ function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest:
   }
   const names = [...layerParameters(config, lora).keys()];
   const trainable = new Set(names.filter((local) => model.parameters?.has(`${prefix}.${local}`) === true));
-  return { lora, trainable, inputGradient: index > lowest, ...options };
+  const [attention, residual] = [masks.scale(probabilitiesPlace(index)), masks.scale(residualPlace(index, 'mlp'))];
+  const dropout: LayerDropout = { ...(attention === undefined ? {} : { attention }), ...(residual === undefined ? {} : { residual }) };
+  return { lora, trainable, inputGradient: index > lowest, dropout, ...options };
 }
 
 /** This layer's tensors under their local names. */

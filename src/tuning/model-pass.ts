@@ -9,7 +9,7 @@ import type { Runtime, Tensor } from '../runtime/index.js';
 import { Activations, ShapeInputsCache, type ShapeInputs } from './activations.js';
 import type { MicroBatch } from './batches.js';
 import { HeadPass, type HeadChoice, type LossWeights } from './head-pass.js';
-import { DropoutMasks, type RandomOfRow } from './dropout.js';
+import { DropoutMasks, EMBEDDING_PLACE, type RandomOfRow } from './dropout.js';
 import { LayerPass, type StageModel } from './layer-pass.js';
 import type { SavedActivations } from './specification.js';
 import type { BaseLease } from './training-host.js';
@@ -22,6 +22,15 @@ export interface PassOptions {
   readonly packed?: boolean;
   /** Default: the language model's. */
   readonly head?: HeadChoice;
+  /** Layers whose activations `trace` shows; only for a pass without parameters. */
+  readonly activationsOf?: ReadonlySet<number>;
+}
+
+/** What a layer read and gave, [M,C] both, and what entered its down_proj [M,F] where that was asked for. Good until the next run. */
+export interface LayerTrace {
+  readonly input: Float32Array;
+  readonly output: Float32Array;
+  readonly activation: Float32Array | undefined;
 }
 
 export class ModelPass {
@@ -37,6 +46,7 @@ export class ModelPass {
     private readonly lowest: number,
     private readonly masks: DropoutMasks,
     private readonly packed: boolean,
+    private readonly maxLengthTokens: number,
   ) {
     this.activations = new Activations(runtime);
   }
@@ -45,23 +55,23 @@ export class ModelPass {
     const { runtime } = lease;
     const { config } = model;
     const lowest = lowestTrained(model, config.layers);
-    const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel');
     const layers: LayerPass[] = [];
     const masks = new DropoutMasks(runtime, config, model.dropout);
-    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true }, masks));
+    const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel', masks.scale(EMBEDDING_PLACE));
+    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true, activation: options.activationsOf?.has(i) === true }, masks));
     const shapes = new ShapeInputsCache(runtime, ropeTables(config, options.maxLengthTokens), config.headDim / 2, config.slidingWindowTokens);
-    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true);
+    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens);
   }
 
   /** Bytes of activations that one token of a micro-batch keeps between forward and backward. */
   get savedBytesPerToken(): number {
-    return this.masks.bytesPerToken + 4 * this.layers.reduce((sum, layer, i) => sum + (i < this.lowest ? 0 : layer.savedWidth), 3 * this.hiddenSize);
+    return this.masks.bytesPerToken(this.maxLengthTokens) + 4 * this.layers.reduce((sum, layer, i) => sum + (i < this.lowest ? 0 : layer.savedWidth), 3 * this.hiddenSize);
   }
 
   /**
    * The micro-batch's losses in nats, one per loss position; the gradients of Σ weights · losses are written to the parameters, or added
    * when `adding`. Weights that depend on the losses themselves are given as a function, for which the head runs once more.
-   * `randomOf` gives the stream of a row of the micro-batch and a module, for modules with dropout. Aborting rejects with CANCELLED and
+   * `randomOf` gives the stream of a row of the micro-batch and a place, for places with dropout. Aborting rejects with CANCELLED and
    * leaves gradients incomplete.
    */
   async gradients(
@@ -78,13 +88,20 @@ export class ModelPass {
       await this.layers[i]!.backward(this.input(i), dy, dx, adding, shape, this.activations, signal);
       [dy, dx] = [dx, dy];
     }
-    await this.head.embedGradient(batch, dy, adding, signal);
+    await this.head.embedGradient(batch, dy, adding, this.masks.get(EMBEDDING_PLACE), signal);
     return losses;
   }
 
   /** The micro-batch's losses in nats, one per loss position. For a pass without dropout. */
   async losses(batch: MicroBatch, signal: AbortSignal | undefined): Promise<Float32Array> {
     return this.head.losses(await this.forward(batch, this.prepare(batch), signal), batch, signal);
+  }
+
+  /** Runs forward and shows every layer to `visit` right after its run. Only for a pass without parameters. */
+  async trace(batch: Pick<MicroBatch, 'rows' | 'length' | 'tokens' | 'places'>, visit: (layer: number, seen: LayerTrace) => void, signal: AbortSignal | undefined): Promise<void> {
+    await this.forward(batch, this.prepare(batch), signal, (i) => {
+      visit(i, { input: this.input(i).f32(), output: this.input(i + 1).f32(), activation: this.layers[i]!.activation(this.activations)?.f32() });
+    });
   }
 
   /** Logits of one row of tokens, [positions.length, V], row-major. */
@@ -107,14 +124,17 @@ export class ModelPass {
     return this.shapes.get(batch.rows, batch.length);
   }
 
-  private async forward(batch: Pick<MicroBatch, 'rows' | 'length' | 'tokens'>, shape: ShapeInputs, signal: AbortSignal | undefined): Promise<Tensor> {
+  private async forward(batch: Pick<MicroBatch, 'rows' | 'length' | 'tokens'>, shape: ShapeInputs, signal: AbortSignal | undefined, after?: (layer: number) => void): Promise<Tensor> {
     const tokens = this.runtime.from(batch.tokens, 'int64', [batch.rows, batch.length]);
     try {
-      await this.head.embed(tokens, this.input(0), signal);
+      await this.head.embed(tokens, this.input(0), this.masks.get(EMBEDDING_PLACE), signal);
     } finally {
       tokens.dispose();
     }
-    for (const [i, layer] of this.layers.entries()) await layer.forward(this.input(i), this.input(i + 1), shape, this.activations, signal);
+    for (const [i, layer] of this.layers.entries()) {
+      await layer.forward(this.input(i), this.input(i + 1), shape, this.activations, signal);
+      after?.(i);
+    }
     return this.input(this.layers.length);
   }
 

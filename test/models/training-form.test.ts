@@ -27,7 +27,7 @@ test('parameters of a layer, LoRA and biases included', () => {
 
 describe('forward', () => {
   test('a layer below everything that is trained hands nothing on', () => {
-    const graph = layerForward(CONFIG, new Map());
+    const graph = layerForward(CONFIG, { lora: new Map() });
     expect(outputs(graph)).toEqual(['y']);
     expect(inputs(graph).slice(0, 5)).toEqual(['x', 'positions', 'cos', 'sin', 'mask']);
   });
