@@ -27,10 +27,9 @@ export class AdapterContents {
 
   /** Writes content aside; the caller keeps or discards the blob. */
   async stage(content: LoraInput | VariantInput, baseDigest: string): Promise<StagedContent> {
-    const modules = content.kind === 'lora' ? [...content.modules.values()] : [];
-    const tensors = content.kind === 'lora' ? fromModules(modules) : content.tensors;
+    const tensors = content.kind === 'lora' ? fromModules(content.modules.values()) : content.tensors;
     const blob = await this.blobs.stage(safetensorsPieces(tensors));
-    const manifest = manifestText(content.kind, baseDigest, modules, blob);
+    const manifest = manifestText(content, baseDigest, blob);
     const parameterCount = [...tensors.values()].reduce((sum, tensor) => sum + tensor.data.length, 0);
     return { manifest, digest: digestOf(manifest), bytes: blob.bytes, parameterCount, blob };
   }
@@ -39,7 +38,10 @@ export class AdapterContents {
   async load(version: AdapterVersion): Promise<AdapterContent> {
     const manifest = await this.manifest(version);
     const tensors = await this.tensors(manifest.tensors.sha256);
-    if (manifest.kind === 'variant') return { kind: 'variant', digest: version.digest, tensors };
+    if (manifest.kind === 'variant') {
+      const { architecture } = manifest;
+      return { kind: 'variant', digest: version.digest, tensors, ...(architecture === undefined ? {} : { architecture }) };
+    }
     const matrix = (module: string, which: 'A' | 'B'): Float32Array => {
       const tensor = tensors.get(`base_model.model.${module}.lora_${which}.weight`);
       if (tensor === undefined) throw damaged(version);
@@ -59,7 +61,7 @@ export class AdapterContents {
     const settings =
       manifest.kind === 'lora'
         ? formatPeftConfig(await this.modules(version), version.baseModel)
-        : variantSettings(version.baseModel, version.baseDigest);
+        : variantSettings(version.baseModel, version.baseDigest, manifest.architecture);
     yield { file: names.settings, data: Buffer.from(`${JSON.stringify(settings, null, 2)}\n`, 'utf8') };
     for await (const chunk of this.blobs.stream(manifest.tensors.sha256)) {
       for (let at = 0; at < chunk.length; at += PIECE_BYTES) yield { file: names.tensors, data: chunk.subarray(at, at + PIECE_BYTES) };

@@ -3,7 +3,7 @@
  */
 import { invalidFields, LoricaError } from '../common/errors.js';
 import { parseSafetensors } from '../tensor/safetensors.js';
-import type { FilePiece, LoraInput, VariantInput } from './adapter.js';
+import type { FilePiece, LoraInput, VariantArchitecture, VariantInput } from './adapter.js';
 import { parsePeftConfig } from './peft-config.js';
 import { toModules } from './peft-tensors.js';
 
@@ -29,8 +29,9 @@ export async function readAdapterFolder(source: AsyncIterable<FilePiece>, limits
     return { kind: 'lora', modules: toModules(parseSafetensors(lora[1], LORA_FILES.tensors), config, limits.baseModel) };
   }
   if (variant?.[0] !== undefined && variant[1] !== undefined) {
-    requireBase(variant[0], limits);
-    return { kind: 'variant', tensors: parseSafetensors(variant[1], VARIANT_FILES.tensors) };
+    const architecture = readVariantSettings(variant[0], limits);
+    const tensors = parseSafetensors(variant[1], VARIANT_FILES.tensors);
+    return { kind: 'variant', tensors, ...(architecture === undefined ? {} : { architecture }) };
   }
   const pickles = passed.filter((name) => /\.(bin|pt|pth|pkl|ckpt)$/.test(name));
   const hint =
@@ -46,8 +47,21 @@ export async function readAdapterFolder(source: AsyncIterable<FilePiece>, limits
   );
 }
 
-export function variantSettings(baseModel: string, baseDigest: string): Record<string, unknown> {
-  return { format: 'lorica.variant.v1', base_model: baseModel, base_digest: baseDigest };
+export function variantSettings(baseModel: string, baseDigest: string, architecture: VariantArchitecture | undefined): Record<string, unknown> {
+  return {
+    format: 'lorica.variant.v1',
+    base_model: baseModel,
+    base_digest: baseDigest,
+    ...(architecture === undefined
+      ? {}
+      : {
+          architecture: {
+            layer_origins: architecture.layerOrigins,
+            intermediate_sizes: architecture.intermediateSizes,
+            tie_word_embeddings: architecture.tieWordEmbeddings,
+          },
+        }),
+  };
 }
 
 async function collect(source: AsyncIterable<FilePiece>, maxBytes: number): Promise<{ files: Map<string, Uint8Array>; passed: string[] }> {
@@ -73,14 +87,15 @@ async function collect(source: AsyncIterable<FilePiece>, maxBytes: number): Prom
   return { files, passed: [...passed] };
 }
 
-function requireBase(settings: Uint8Array, limits: ImportLimits): void {
+/** The architecture that the settings name, if any. Throws where they are not a variant's of this base. */
+function readVariantSettings(settings: Uint8Array, limits: ImportLimits): VariantArchitecture | undefined {
   let value: unknown;
   try {
     value = JSON.parse(Buffer.from(settings).toString('utf8'));
   } catch {
     value = undefined;
   }
-  const { format, base_digest: digest } = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>;
+  const { format, base_digest: digest, architecture } = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>;
   if (format !== 'lorica.variant.v1')
     throw invalidFields([{ field: 'variant.json', description: 'must be a JSON object with "format": "lorica.variant.v1"' }]);
   if (digest !== limits.baseDigest) {
@@ -90,4 +105,27 @@ function requireBase(settings: Uint8Array, limits: ImportLimits): void {
       `the variant belongs to a base with the digest ${String(digest)}; ${limits.baseModel} has ${limits.baseDigest}`,
     );
   }
+  return architecture === undefined ? undefined : readArchitecture(architecture);
+}
+
+/** Whether the numbers can be the base's is the fit's to say. */
+function readArchitecture(value: unknown): VariantArchitecture {
+  const {
+    layer_origins: layerOrigins,
+    intermediate_sizes: intermediateSizes,
+    tie_word_embeddings: tieWordEmbeddings,
+  } = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>;
+  if (!isNumbers(layerOrigins) || !isNumbers(intermediateSizes) || typeof tieWordEmbeddings !== 'boolean') {
+    throw invalidFields([
+      {
+        field: 'variant.json: architecture',
+        description: 'must hold layer_origins and intermediate_sizes, lists of whole numbers, and tie_word_embeddings',
+      },
+    ]);
+  }
+  return { layerOrigins, intermediateSizes, tieWordEmbeddings };
+}
+
+function isNumbers(value: unknown): value is readonly number[] {
+  return Array.isArray(value) && value.every((one) => Number.isSafeInteger(one) && one >= 0);
 }

@@ -13,7 +13,7 @@ import {
   type Page,
   type PageRequest,
 } from '../storage/index.js';
-import type { Adapter, AdapterAlias, AdapterContent, AdapterVersion, BaseShapes, FilePiece, LoraInput, VariantInput } from './adapter.js';
+import type { Adapter, AdapterAlias, AdapterContent, AdapterVersion, FilePiece, FitOf, LoraInput, VariantInput } from './adapter.js';
 import { AdapterAliases, type AliasListener, lockAdapter, type MoveAlias } from './adapter-aliases.js';
 import { AdapterContents, type StagedContent } from './adapter-content.js';
 import { readAdapterFolder } from './adapter-files.js';
@@ -38,8 +38,7 @@ export interface NewVersion {
   readonly adapter: string;
   readonly baseModel: string;
   readonly baseDigest: string;
-  /** Every tensor of the base. */
-  readonly shapes: BaseShapes;
+  readonly fit: FitOf;
   /** Resource name of the job that made it. */
   readonly tuningJob?: string;
   readonly metadata?: Readonly<Record<string, string>>;
@@ -73,7 +72,7 @@ export class AdapterRegistry {
   async publish(input: NewVersion & { readonly content: LoraInput | VariantInput }): Promise<AdapterVersion> {
     requireResourceId('adapter_id', input.adapter);
     requireTextMap('metadata', input.metadata ?? {});
-    await requireFit(input.content, input.shapes, input.baseModel);
+    await requireFit(input.content, input.fit, input.baseModel);
     const staged = await this.contents.stage(input.content, input.baseDigest);
     try {
       const stored = await this.database.transaction((tx) => this.insert(tx, input, staged));

@@ -35,16 +35,28 @@ export interface LoraInput {
   readonly head?: ClassificationHead;
 }
 
-/** Changed tensors of the base under their Hugging Face names; float32, float16 or bfloat16. */
+/** How a variant's model differs from its base in more than the values of tensors. */
+export interface VariantArchitecture {
+  /** Of every layer the base's layer whose tensors it has where the variant holds none of its own. */
+  readonly layerOrigins: readonly number[];
+  /** Inner width of every layer's feed-forward unit. */
+  readonly intermediateSizes: readonly number[];
+  /** False where the base's is true: the head is a tensor of its own, by default the base's embedding. */
+  readonly tieWordEmbeddings: boolean;
+}
+
+/** Tensors that differ from the base's under their Hugging Face names; float32, float16 or bfloat16. */
 export interface VariantInput {
   readonly kind: 'variant';
   readonly tensors: ReadonlyMap<string, HostTensor>;
   readonly head?: ClassificationHead;
+  /** Absent where it is the base's. */
+  readonly architecture?: VariantArchitecture;
 }
 
 export type AdapterContent =
   | { readonly kind: 'lora'; readonly digest: string; readonly modules: ReadonlyMap<string, LoraModule>; readonly head?: ClassificationHead }
-  | { readonly kind: 'variant'; readonly digest: string; readonly tensors: ReadonlyMap<string, HostTensor>; readonly head?: ClassificationHead };
+  | (VariantInput & { readonly digest: string });
 
 export interface Adapter {
   /** tenants/{tenant}/adapters/{id} */
@@ -109,3 +121,14 @@ export interface FilePiece {
 
 /** Every tensor of the base by its Hugging Face name, e.g. 'model.layers.0.self_attn.q_proj.weight' → [out, in]. */
 export type BaseShapes = ReadonlyMap<string, readonly number[]>;
+
+/** What content may hold and must hold on a base. */
+export interface Fit {
+  /** Every tensor of the model. */
+  readonly shapes: BaseShapes;
+  /** Tensors that the base has no values for. */
+  readonly required: ReadonlySet<string>;
+}
+
+/** The model that a variant of this architecture is, the base itself without one. Throws ADAPTER_INCOMPATIBLE for one that the base can't have. */
+export type FitOf = (architecture: VariantArchitecture | undefined) => Fit;

@@ -1,10 +1,11 @@
 /**
- * Does content fit its base? Every tensor must exist there with the same shape and hold finite numbers.
+ * Does content fit its base? Every tensor must exist there (or in the model that the variant's architecture makes of it) with the same
+ * shape and hold finite numbers, and what the base has no values for must be there.
  * Invariant: what is published has passed this; the engine need not check shapes again.
  */
 import { LoricaError, type FieldViolation } from '../common/errors.js';
 import type { HostTensor } from '../tensor/host-tensor.js';
-import type { BaseShapes, LoraInput, LoraModule, VariantInput } from './adapter.js';
+import type { BaseShapes, FitOf, LoraInput, LoraModule, VariantInput } from './adapter.js';
 
 const MAX_VIOLATIONS = 20;
 const VARIANT_DTYPES = new Set(['float32', 'float16', 'bfloat16']);
@@ -24,10 +25,12 @@ export function incompatible(violations: readonly FieldViolation[], baseModel: s
 }
 
 /** Throws INVALID_ARGUMENT / ADAPTER_INCOMPATIBLE naming the tensors that do not fit. Lets the event loop run between tensors. */
-export async function requireFit(content: LoraInput | VariantInput, shapes: BaseShapes, baseModel: string): Promise<void> {
+export async function requireFit(content: LoraInput | VariantInput, fit: FitOf, baseModel: string): Promise<void> {
+  const { shapes, required } = fit(content.kind === 'variant' ? content.architecture : undefined);
   const violations: FieldViolation[] = [];
   const tensors = content.kind === 'lora' ? content.modules : content.tensors;
-  if (tensors.size === 0) violations.push({ field: 'tensors', description: 'there are none' });
+  for (const name of required) if (!tensors.has(name)) violations.push({ field: name, description: 'is missing: the architecture needs it and the base has none of its shape' });
+  if (tensors.size === 0 && !('architecture' in content)) violations.push({ field: 'tensors', description: 'there are none' });
   for (const [name, tensor] of tensors) {
     const problem = 'module' in tensor ? loraProblem(name, tensor, shapes) : variantProblem(name, tensor, shapes);
     if (problem !== undefined) violations.push({ field: name, description: problem });

@@ -10,8 +10,11 @@ export type {
   BaseShapes,
   ClassificationHead,
   FilePiece,
+  Fit,
+  FitOf,
   LoraInput,
   LoraModule,
+  VariantArchitecture,
   VariantInput,
 } from './adapter.js';
 export { AdapterRegistry, type AdapterUpdate, type NewVersion } from './adapter-registry.js';

@@ -9,7 +9,7 @@ import type { Runtime } from '../runtime/index.js';
 import { ResidentAdapter } from './resident-adapter.js';
 import { ResidentCache, type Resident, type ResidentLimits } from './resident-cache.js';
 import { ServingModel } from './serving-model.js';
-import { ServingWeights, type ChangedTensors } from './serving-weights.js';
+import { ServingWeights, type VariantContent } from './serving-weights.js';
 import type { ModelProvider, Residency as ResidencyList, ResolvedAdapter, ResolvedTarget } from './types.js';
 
 export interface Lease {
@@ -150,7 +150,7 @@ export class Residency {
     const checkpoint = await this.checkpoint(target);
     const contextTokens = this.contextTokens(checkpoint);
     const weights = await ServingWeights.load(runtime, checkpoint, form, contextTokens, this.#disposed.signal);
-    return { model: new ServingModel({ runtime, checkpoint, weights, form, contextTokens }), users: 0, lastUsedMs: Date.now() };
+    return { model: new ServingModel({ runtime, checkpoint, weights, config: checkpoint.config, form, contextTokens }), users: 0, lastUsedMs: Date.now() };
   }
 
   async #load(base: ServingModel, adapter: ResolvedAdapter): Promise<ResidentAdapter | Variant> {
@@ -160,16 +160,16 @@ export class Residency {
     }
     const loaded = content.kind === 'lora'
       ? await ResidentAdapter.pack(this.#input.runtime, base.checkpoint.id, base.config, adapter.name, adapter.digest, content.modules)
-      : await this.#variant(base, adapter, content.tensors);
+      : await this.#variant(base, adapter, content);
     this.#input.onAdapterLoaded(adapter.tenant);
     return loaded;
   }
 
-  async #variant(base: ServingModel, adapter: ResolvedAdapter, tensors: ChangedTensors): Promise<Variant> {
+  async #variant(base: ServingModel, adapter: ResolvedAdapter, content: VariantContent): Promise<Variant> {
     const { runtime, form, onModelDropped } = this.#input;
     const { checkpoint, contextTokens } = base;
-    const weights = await base.weights.vary(runtime, checkpoint, form, contextTokens, tensors);
-    return new Variant(adapter.name, adapter.digest, new ServingModel({ runtime, checkpoint, weights, form, contextTokens }), onModelDropped);
+    const { weights, config } = await base.weights.vary(runtime, checkpoint, form, contextTokens, content);
+    return new Variant(adapter.name, adapter.digest, new ServingModel({ runtime, checkpoint, weights, config, form, contextTokens }), onModelDropped);
   }
 }
 

@@ -14,12 +14,16 @@ export interface ServingModelInput {
   readonly runtime: Runtime;
   readonly checkpoint: Checkpoint;
   readonly weights: ServingWeights;
+  /** The checkpoint's, or that of a variant with an architecture of its own. */
+  readonly config: DecoderConfig;
   readonly form: ServingForm;
   readonly contextTokens: number;
 }
 
 export class ServingModel {
+  /** The base's. */
   readonly checkpoint: Checkpoint;
+  readonly config: DecoderConfig;
   readonly weights: ServingWeights;
   readonly contextTokens: number;
   readonly runtime: Runtime;
@@ -31,14 +35,11 @@ export class ServingModel {
   constructor(input: ServingModelInput) {
     this.runtime = input.runtime;
     this.checkpoint = input.checkpoint;
+    this.config = input.config;
     this.weights = input.weights;
     this.contextTokens = input.contextTokens;
     this.#form = input.form;
     this.#prepacked = input.runtime.prepackedWeights();
-  }
-
-  get config(): DecoderConfig {
-    return this.checkpoint.config;
   }
 
   /** The session of this kind; the first call builds it on a native thread. */

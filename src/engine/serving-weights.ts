@@ -5,13 +5,14 @@
 import type { AdapterContent } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import type { Checkpoint } from '../models/checkpoint.js';
-import { weightShapes } from '../models/config.js';
+import type { DecoderConfig } from '../models/config.js';
 import { checkServable } from '../models/serving-form.js';
 import { overlaid, servingWeightGroups, type ServingForm, type ServingWeightGroup } from '../models/serving-form-weights.js';
+import { variantConfig, variantFit, variantOrigin } from '../models/variant-architecture.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 
-/** A variant's tensors by their Hugging Face names. */
-export type ChangedTensors = Extract<AdapterContent, { kind: 'variant' }>['tensors'];
+/** A variant's tensors by their Hugging Face names, and its architecture where it is not the base's. */
+export type VariantContent = Pick<Extract<AdapterContent, { kind: 'variant' }>, 'tensors' | 'architecture'>;
 
 /** Buffers below this are copied: small typed arrays may lie on the moving heap. */
 const ADOPTABLE_BYTES = 64;
@@ -38,23 +39,31 @@ export class ServingWeights {
     return new ServingWeights(made.tensors, made.bytes);
   }
 
-  /** The weights with some of the checkpoint's tensors replaced. ADAPTER_INCOMPATIBLE for a name or shape that the base hasn't. */
+  /**
+   * The weights of a variant, and its config. A group is shared where all of its sources are the base's and the base has a group of the
+   * same sources: inserted copies and layers that moved share too. ADAPTER_INCOMPATIBLE for a name or shape that the variant can't have.
+   */
   async vary(
-    runtime: Runtime, checkpoint: Checkpoint, form: ServingForm, contextTokens: number, changed: ChangedTensors,
-  ): Promise<ServingWeights> {
-    checkVariant(checkpoint, changed);
+    runtime: Runtime, checkpoint: Checkpoint, form: ServingForm, contextTokens: number, content: VariantContent,
+  ): Promise<{ weights: ServingWeights; config: DecoderConfig }> {
+    checkVariant(checkpoint, content);
+    const { tensors: changed, architecture } = content;
+    const config = variantConfig(checkpoint.config, architecture);
+    const origin = (source: string): string => variantOrigin(checkpoint.config, architecture, source);
+    const read = overlaid((source) => checkpoint.weights.float32(origin(source)), changed);
+    const own = new Map(servingWeightGroups(checkpoint.config, form, contextTokens).flatMap((group) => group.tensors.map(({ name }) => [name, group] as const)));
     const made = new Made(runtime);
-    const read = overlaid((source) => checkpoint.weights.float32(source), changed);
     try {
-      for (const group of servingWeightGroups(checkpoint.config, form, contextTokens)) {
-        if (group.sources.some((source) => changed.has(source))) await made.add(group, read);
-        else for (const { name } of group.tensors) made.share(name, this.tensors.get(name)!);
+      for (const group of servingWeightGroups(config, form, contextTokens)) {
+        const sharing = group.sources.some((source) => changed.has(source)) ? undefined : shared(group, own, origin);
+        if (sharing === undefined) await made.add(group, read);
+        else for (const [name, ofBase] of sharing) made.share(name, this.tensors.get(ofBase)!);
       }
     } catch (error) {
       made.dispose();
       throw error;
     }
-    return new ServingWeights(made.tensors, made.bytes);
+    return { weights: new ServingWeights(made.tensors, made.bytes), config };
   }
 
   dispose(): void {
@@ -93,12 +102,25 @@ class Made {
   }
 }
 
-function checkVariant(checkpoint: Checkpoint, changed: ChangedTensors): void {
-  const shapes = weightShapes(checkpoint.config);
-  for (const [name, tensor] of changed) {
+/** Names of the base's tensors by those of a group whose sources are all the base's; undefined where the base has no such group. */
+function shared(group: ServingWeightGroup, own: ReadonlyMap<string, ServingWeightGroup>, origin: (source: string) => string): ReadonlyMap<string, string> | undefined {
+  const sources = group.sources.map(origin).join();
+  const names = new Map<string, string>();
+  for (const { name } of group.tensors) {
+    const ofBase = [name, origin(name)].find((candidate) => own.get(candidate)?.sources.join() === sources);
+    if (ofBase === undefined) return undefined;
+    names.set(name, ofBase);
+  }
+  return names;
+}
+
+function checkVariant(checkpoint: Checkpoint, { tensors, architecture }: VariantContent): void {
+  const { shapes, required } = variantFit(checkpoint.config)(architecture);
+  const refuse = (name: string, why: string): LoricaError => new LoricaError('FAILED_PRECONDITION', 'ADAPTER_INCOMPATIBLE', `tensor ${name}: ${why}`);
+  for (const name of required) if (!tensors.has(name)) throw refuse(name, 'is missing, and the base has none of its shape');
+  for (const [name, { shape }] of tensors) {
     const expected = shapes.get(name);
-    if (expected?.join() === tensor.shape.join()) continue;
-    const why = expected === undefined ? 'the base has no such tensor' : `the base's is [${expected.join(',')}]`;
-    throw new LoricaError('FAILED_PRECONDITION', 'ADAPTER_INCOMPATIBLE', `tensor ${name} [${tensor.shape.join(',')}]: ${why}`);
+    if (expected?.join() === shape.join()) continue;
+    throw refuse(`${name} [${shape.join(',')}]`, expected === undefined ? 'the base has no such tensor' : `the base's is [${expected.join(',')}]`);
   }
 }

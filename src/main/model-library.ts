@@ -7,11 +7,12 @@ import { readdir, realpath, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoricaError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import type { AdapterContent, BaseShapes } from '../adapters/index.js';
+import type { AdapterContent, FitOf } from '../adapters/index.js';
 import type { ModelProvider } from '../engine/index.js';
 import { isHubReference, pullFromHub, pullModel, type PullProgress } from '../models/catalogue.js';
 import { openCheckpoint, type Checkpoint } from '../models/checkpoint.js';
 import { weightShapes } from '../models/config.js';
+import { variantFit } from '../models/variant-architecture.js';
 import { modelName, type ExportedFiles, type ExportFormat, type ImportProgress, type ModelInfo, type ModelLibrary, type TextModel } from '../services/index.js';
 import { writeExport } from './exports.js';
 import type { ImportedModels } from './imported-models.js';
@@ -79,8 +80,8 @@ export class FileModelLibrary implements ModelLibrary, ModelProvider {
     return textModel(await this.checkpoint(id), this.options.maxContextTokens);
   }
 
-  async shapes(id: string): Promise<BaseShapes> {
-    return weightShapes((await this.checkpoint(id)).config);
+  async fit(id: string): Promise<FitOf> {
+    return variantFit((await this.checkpoint(id)).config);
   }
 
   importPath(id: string, path: string): Promise<ModelInfo> {

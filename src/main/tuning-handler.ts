@@ -7,7 +7,7 @@ import { LoricaError } from '../common/errors.js';
 import type { DatasetStore } from '../datasets/index.js';
 import type { JobHandler } from '../jobs/index.js';
 import type { Metrics } from '../metrics/metrics.js';
-import { weightShapes } from '../models/config.js';
+import { variantFit } from '../models/variant-architecture.js';
 import type { ModelProvider } from '../engine/index.js';
 import { checkTuning, runTuning, type StepEvent, type TrainingHost } from '../tuning/index.js';
 import { tuningRequestOfJob, type TuningOutcome, type TuningPlanner } from '../services/index.js';
@@ -49,7 +49,7 @@ export function tuningHandler({ models, datasets, adapters, host, metrics }: Tun
         adapter,
         baseModel: specification.baseModel,
         baseDigest: checkpoint.digest,
-        shapes: weightShapes(checkpoint.config),
+        fit: variantFit(checkpoint.config),
         content,
         tuningJob: job.name,
         metadata: { final_loss: figures.finalLoss.toPrecision(6), steps: String(figures.steps) },

@@ -41,6 +41,16 @@ export function checkArchitecture(config: DecoderConfig, edits: ArchitectureEdit
   return { layers: rules.layers(edits, undefined) };
 }
 
+/**
+ * The edited model's config as far as it is known before anything is measured: its layers and the names of its tensors. Where layers of
+ * different width are removed by importance, the widths may come to lie elsewhere. Throws as `checkArchitecture`.
+ */
+export function expectedConfig(config: DecoderConfig, edits: ArchitectureEdits, path = 'architecture'): DecoderConfig {
+  const zeros = (layer: number): readonly number[] => new Array<number>(feedForwardSize(config, layer)).fill(0);
+  const layers = Array.from({ length: config.layers }, (_, i) => i);
+  return planArchitecture(config, edits, { layerImportance: layers.map(() => 0), neuronActivity: new Map(layers.map((layer) => [layer, zeros(layer)])) }, path).config;
+}
+
 /** The edited model's config and layers. Throws as `checkArchitecture`, and where a measurement that the edits need is missing. */
 export function planArchitecture(config: DecoderConfig, edits: ArchitectureEdits, measured: ArchitectureMeasurements = {}, path = 'architecture'): ArchitecturePlan {
   const rules = new Rules(config, path);

@@ -3,7 +3,7 @@
  * All are pure functions from a config and weights by name to a new config and the tensors that are not the base's.
  * Invariant: layer indices in edits are those of the model before any of them.
  */
-export { checkArchitecture, planArchitecture, type ArchitecturePlan, type LayerPlan } from './architecture-plan.js';
+export { checkArchitecture, expectedConfig, planArchitecture, type ArchitecturePlan, type LayerPlan } from './architecture-plan.js';
 export { editArchitecture, editedWeights, type EditedModel, type WeightsByName } from './architecture-tensors.js';
 export { activationImportance, BlockInfluence, leastImportant, magnitudeImportance, NeuronActivity } from './architecture-importance.js';
 export type { ArchitectureEdits, ArchitectureMeasurements, DropoutRates, FeedForwardGrowth, FeedForwardPruning, LayerInsertion } from './architecture-types.js';

@@ -190,6 +190,14 @@ function shares(matches: TokenMatches, counts: ArrayLike<number>): Coverage {
 
 export type HeadChoice = 'original' | 'embeddings';
 
+/** Whether the head is tied to the embedding under this choice. Throws INVALID_ARGUMENT / INVALID_FIELD with a path below `path`. */
+export function checkHeadChoice({ tieWordEmbeddings }: DecoderConfig, head: HeadChoice = 'original', path = 'embeddings'): boolean {
+  if (!tieWordEmbeddings && head === 'embeddings') {
+    throw invalidFields([{ field: `${path}.head`, description: "'embeddings' is for models whose head is tied; this model's head is a tensor of its own" }]);
+  }
+  return head === 'embeddings';
+}
+
 /**
  * The model with a new embedding [V,C]: its config and the tensors that differ from the base. `head` 'original' (default) leaves
  * the output head as it was, which unties a tied one; 'embeddings' lets a tied head follow the new rows. With an untied head
@@ -199,14 +207,11 @@ export function withEmbeddings(
   input: { readonly config: DecoderConfig; readonly original: Float32Array; readonly embeddings: Float32Array; readonly head?: HeadChoice },
   path = 'embeddings',
 ): { readonly config: DecoderConfig; readonly tensors: ReadonlyMap<string, HostTensor> } {
-  const { config, original, embeddings, head = 'original' } = input;
+  const { config, original, embeddings, head } = input;
+  const tied = checkHeadChoice(config, head, path);
   const shape = [config.vocabSize, config.hiddenSize];
   const tensors = new Map([[EMBEDDING_WEIGHT, hostTensor('float32', shape, embeddings)]]);
-  if (!config.tieWordEmbeddings) {
-    if (head === 'original') return { config, tensors };
-    throw invalidFields([{ field: `${path}.head`, description: "'embeddings' is for models whose head is tied; this model's head is a tensor of its own" }]);
-  }
-  if (head === 'embeddings') return { config, tensors };
+  if (tied || !config.tieWordEmbeddings) return { config, tensors };
   tensors.set(HEAD_WEIGHT, hostTensor('float32', shape, original));
   return { config: { ...config, tieWordEmbeddings: false }, tensors };
 }

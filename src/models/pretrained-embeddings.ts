@@ -5,5 +5,5 @@
 export { readBertWordEmbeddings } from './pretrained-embeddings-bert.js';
 export { matchTokens, tokenTexts, type TokenMatches, type TokenText } from './pretrained-embeddings-match.js';
 export { readWordVectors, type ReadWordVectorsOptions, type WordVectorFormat } from './pretrained-embeddings-read.js';
-export { replaceEmbeddings, withEmbeddings, type Coverage, type EmbeddingReplacement, type EmbeddingReport, type HeadChoice, type ReplaceEmbeddingsInput } from './pretrained-embeddings-replace.js';
+export { checkHeadChoice, replaceEmbeddings, withEmbeddings, type Coverage, type EmbeddingReplacement, type EmbeddingReport, type HeadChoice, type ReplaceEmbeddingsInput } from './pretrained-embeddings-replace.js';
 export type { WordVectors } from './pretrained-embeddings-table.js';

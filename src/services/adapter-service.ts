@@ -110,13 +110,13 @@ export function adapterHandlers({
       const baseModel = parseModelName('header.base_model', header.baseModel, fields);
       fields.done();
       const { digest } = await models.get(baseModel!);
-      const shapes = await models.shapes(baseModel!);
+      const fit = await models.fit(baseModel!);
       const version = await adapters.importFiles({
         tenant: parent!.tenant,
         adapter: header.adapterId,
         baseModel: baseModel!,
         baseDigest: digest,
-        shapes,
+        fit,
         pieces: pieces(rest),
         maxBytes: maxAdapterBytes,
       });

@@ -2,7 +2,7 @@
  * What the services need of layers that they do not import (models, storage) and that `main` wires in. Each port is as narrow as
  * its one use. No behaviour here.
  */
-import type { AdapterContent, BaseShapes } from '../adapters/index.js';
+import type { AdapterContent, FitOf } from '../adapters/index.js';
 import type { Engine } from '../engine/index.js';
 import type { TuningSpecification } from '../tuning/index.js';
 
@@ -91,7 +91,7 @@ export interface ModelLibrary {
   list(): Promise<readonly ModelInfo[]>;
   get(id: string): Promise<ModelInfo>;
   text(id: string): Promise<TextModel>;
-  shapes(id: string): Promise<BaseShapes>;
+  fit(id: string): Promise<FitOf>;
   /** Registers a folder or file of this machine. ALREADY_EXISTS when the id names other files. */
   importPath(id: string, path: string): Promise<ModelInfo>;
   /** Fetches a catalogue model where needed and registers it; `id` defaults to the catalogue's. */

@@ -1,5 +1,6 @@
 /** What a running stage reports after every optimizer step, and what a finished job gives back. Plain JSON values only. */
 import type { LoraInput, VariantInput } from '../adapters/index.js';
+import type { EmbeddingReport } from '../models/pretrained-embeddings.js';
 
 export interface StepEvent {
   /** Index of the stage in the specification. */
@@ -45,4 +46,6 @@ export interface TuningResult {
   readonly peakMemoryBytes: number;
   /** Rows that were left out because no token of theirs counts. */
   readonly skippedRows: number;
+  /** Where the embeddings were replaced. */
+  readonly embeddings?: EmbeddingReport;
 }

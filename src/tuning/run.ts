@@ -5,16 +5,18 @@
 import { invalidFields, LoricaError } from '../common/errors.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
 import type { Checkpoint } from '../models/checkpoint.js';
+import type { EmbeddingReport, WordVectors } from '../models/pretrained-embeddings.js';
 import type { PromptExample, RenderedExample } from '../models/prompt.js';
 import type { Runtime } from '../runtime/index.js';
 import { tokenRow, type TokenRow } from './batches.js';
+import { startingConfig, startingModel } from './edit-model.js';
 import type { StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
 import { ModelPass } from './model-pass.js';
 import { LEAST_LABELS } from './objective-specification.js';
 import { tokenObjective } from './objective-tokens.js';
 import { selectTrainable } from './selection.js';
-import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
+import { checkSpecification, resolveStage, type EmbeddingsSpecification, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
 import { stageObjective } from './stage-objective.js';
 import { readStageRows } from './stage-rows.js';
 import { longestPadded, meanLoss, trainStage, type StageInput } from './trainer.js';
@@ -27,6 +29,10 @@ export interface TuningInput {
   readonly specification: TuningSpecification;
   /** Rows of a data set that a stage names. */
   readonly examples: (dataset: string) => AsyncIterable<PromptExample> | Iterable<PromptExample>;
+  /** Word vectors that the first stage names, if it names any. */
+  readonly vectors?: (source: EmbeddingsSpecification, signal: AbortSignal | undefined) => Promise<WordVectors>;
+  /** Called before the first step where the embeddings were replaced; awaited. */
+  readonly onEmbeddings?: (report: EmbeddingReport) => void | Promise<void>;
   /** Called after every step, in order; awaited. */
   readonly emit: (event: StepEvent) => void | Promise<void>;
   readonly signal?: AbortSignal;
@@ -37,8 +43,9 @@ export interface TuningInput {
  * Checks the whole specification before any work: defaults, selections and numbers of every stage. Throws INVALID_ARGUMENT with
  * all broken rules of the first stage that has any.
  */
-export function checkTuning(specification: TuningSpecification, config: DecoderConfig): readonly ResolvedStage[] {
+export function checkTuning(specification: TuningSpecification, base: DecoderConfig): readonly ResolvedStage[] {
   checkSpecification(specification);
+  const config = startingConfig(specification.stages[0]!, base, 'specification.stages[0]');
   return specification.stages.map((stage, i) => {
     const path = `specification.stages[${i}]`;
     const resolved = resolveStage(stage, config.maxPositionTokens, path);
@@ -55,21 +62,30 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
   const stages = checkTuning(input.specification, config);
   const lease = input.host.lease({ key: digest, config, weights });
   try {
-    const working = new WorkingModel(lease, signal);
+    const start = await startingModel({
+      lease, checkpoint, stage: input.specification.stages[0]!, seed: input.specification.seed, signal,
+      rows: async () => (await readStageRows(input.examples(stages[0]!.dataset), stages[0]!, checkpoint, { signal, path: 'specification.stages[0].dataset' })).rows,
+      vectors: (source) => {
+        if (input.vectors === undefined) throw new Error('the specification names word vectors, and nothing here reads them');
+        return input.vectors(source, signal);
+      },
+    });
+    if (start.embeddings !== undefined) await input.onEmbeddings?.(start.embeddings);
+    const working = new WorkingModel(lease, signal, start);
     const outcomes: StageOutcome[] = [];
     let skippedRows = 0;
     for (const [stageIndex, stage] of stages.entries()) {
       const rows = await readStageRows(input.examples(stage.dataset), stage, checkpoint, { signal, path: `specification.stages[${stageIndex}].dataset` });
       skippedRows += rows.skipped;
       if (stage.objective.kind === 'classification') working.classify({ labels: rows.labels!, template: stage.objective.template }, input.specification.seed);
-      const { model, peakRate } = await beginStage(working, config, stage, input.specification.seed);
+      const { model, peakRate } = await beginStage(working, start.config, stage, input.specification.seed);
       const objective = await stageObjective(rows, stage, lease, model, signal);
       outcomes.push(await trainStage({
         lease, model, stage, stageIndex, peakRate, objective, seed: input.specification.seed, emit: input.emit, signal,
         ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
       }));
     }
-    return { ...summary(outcomes), content: await working.content(), skippedRows };
+    return { ...summary(outcomes), content: await working.content(), skippedRows, ...(start.embeddings === undefined ? {} : { embeddings: start.embeddings }) };
   } finally {
     await lease.release();
   }

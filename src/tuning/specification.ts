@@ -4,6 +4,8 @@
  * Invariant: nothing below this file knows a default. It must not read models or data.
  */
 import { invalidFields, type FieldViolation } from '../common/errors.js';
+import type { ArchitectureEdits } from '../models/architecture.js';
+import type { HeadChoice, ReplaceEmbeddingsInput } from '../models/pretrained-embeddings.js';
 import type { LabelTemplate } from '../models/prompt.js';
 import { objectiveViolations, resolveObjective, type ObjectiveSpecification, type ResolvedObjective } from './objective-specification.js';
 
@@ -74,7 +76,19 @@ export type Schedule = {
 /** What is kept between forward and backward: inputs of the linear layers, or only layer inputs (recomputes the rest: about 0.85 of the speed). */
 export type SavedActivations = 'linear' | 'layer';
 
+/** Word vectors in the place of the model's embeddings, and how they are brought there (src/models/pretrained-embeddings-replace.ts). */
+export interface EmbeddingsSpecification extends Pick<ReplaceEmbeddingsInput, 'projection' | 'norm' | 'prefixes'> {
+  /** Name of the source; `runTuning` asks its caller for the vectors. */
+  readonly source: string;
+  /** Reads the first words only. */
+  readonly maxWords?: number;
+  readonly head?: HeadChoice;
+}
+
 export interface StageSpecification {
+  /** Edits before training, in the first stage alone. Selections of every stage mean the edited model; dropout holds for all stages. */
+  readonly architecture?: ArchitectureEdits;
+  readonly embeddings?: EmbeddingsSpecification;
   readonly trainable: TrainableSelection;
   /** Name of the data set; `runTuning` asks its caller for the rows. */
   readonly dataset: string;
@@ -223,11 +237,16 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
   };
 }
 
-/** Checks what concerns the whole specification. Throws INVALID_ARGUMENT / INVALID_FIELD. */
+/** Checks what concerns the whole specification. Edits of the model in a later stage are refused. Throws INVALID_ARGUMENT / INVALID_FIELD. */
 export function checkSpecification(specification: TuningSpecification): void {
   const violations: FieldViolation[] = [];
   if (specification.baseModel === '') violations.push({ field: 'specification.baseModel', description: 'must name a model' });
   if (specification.stages.length === 0) violations.push({ field: 'specification.stages', description: 'must have at least one stage' });
+  for (const [i, stage] of specification.stages.slice(1).entries()) {
+    for (const field of ['architecture', 'embeddings'] as const) {
+      if (stage[field] !== undefined) violations.push({ field: `specification.stages[${i + 1}].${field}`, description: 'only the first stage can change the model before training' });
+    }
+  }
   if (!Number.isSafeInteger(specification.seed) || specification.seed < 0) violations.push({ field: 'specification.seed', description: 'must be an integer from 0 to 2^53 - 1' });
   if (violations.length > 0) throw invalidFields(violations);
 }

@@ -1,5 +1,5 @@
 /**
- * The model while a job works on it: the base plus what earlier stages changed. A stage begins with its trainable parameters laid
+ * The model while a job works on it: what it starts from (the base, or the base edited) plus what earlier stages changed. A stage begins with its trainable parameters laid
  * out flat, initialized from the current state; what it trained becomes the state that the next stage begins with.
  * Rules across stages: LoRA that a later stage selects with the same rank, scaling and kind is trained on, other LoRA stays as it is and
  * frozen; where a later stage trains a weight whole, or by LoRA of another shape or kind, the old LoRA is merged into it first.
@@ -7,17 +7,20 @@
  * A classification head is a tensor beside the base's; a later classification with the same labels trains it on, one with others replaces it.
  */
 import { gaussian, labelledStream } from '../common/random-streams.js';
-import type { ClassificationHead, LoraInput, LoraModule, VariantInput } from '../adapters/index.js';
+import type { ClassificationHead, LoraInput, LoraModule, VariantArchitecture, VariantInput } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
-import { weightShapes, type DecoderConfig } from '../models/config.js';
+import { feedForwardSize, weightShapes, type DecoderConfig } from '../models/config.js';
 import { CLASSIFICATION_HEAD_WEIGHT } from '../models/decoder.js';
+import { isOfBase } from '../models/variant-architecture.js';
 import { loraA, loraB, loraMagnitude, rowNorms } from '../models/training-form-linear.js';
 import { Graph, ops } from '../onnx/index.js';
 import type { Tensor } from '../runtime/index.js';
+import { modelDropout } from './dropout.js';
 import type { LoraTensors, StageModel } from './layer-pass.js';
 import { Parameters, type ParameterSpecification } from './parameters.js';
 import { fillUniform } from './random.js';
 import type { LoraSettings, TrainablePlan } from './selection.js';
+import { bareBase, type StartingModel } from './starting-model.js';
 import type { BaseLease } from './training-host.js';
 
 /** LoRA to start from; with a magnitude [out] per module it is DoRA. */
@@ -51,10 +54,12 @@ export class WorkingModel {
   private head: Omit<ClassificationHead, 'weight'> | undefined;
   private readonly changed = new Map<string, Tensor>();
   private readonly lora = new Map<string, LoraTensors>();
+  /** Tensors that the edits made, once they were asked for. */
+  private readonly made = new Map<string, Tensor>();
 
   /** `signal` stops the reading of weights between two tensors, with CANCELLED. */
-  constructor(private readonly lease: BaseLease, private readonly signal?: AbortSignal) {
-    this.shapes = weightShapes(lease.config);
+  constructor(private readonly lease: BaseLease, private readonly signal?: AbortSignal, private readonly start: StartingModel = bareBase(lease.config)) {
+    this.shapes = weightShapes(start.config);
   }
 
   /** Starts from LoRA made elsewhere, instead of from the bare base. Copies the matrices. */
@@ -77,7 +82,7 @@ export class WorkingModel {
     const same = this.head?.labels.length === head.labels.length && head.labels.every((label, i) => this.head?.labels[i] === label);
     this.head = head;
     if (same && weight === undefined) return;
-    this.shapes = shapesWithHead(this.lease.config, head.labels.length);
+    this.shapes = shapesWithHead(this.start.config, head.labels.length);
     const tensor = this.lease.runtime.empty('float32', this.shapes.get(CLASSIFICATION_HEAD_WEIGHT)!);
     const values = tensor.f32();
     if (weight === undefined) {
@@ -99,7 +104,7 @@ export class WorkingModel {
     for (const name of plan.tensors) {
       this.refuseWhenAborted();
       const earlier = this.changed.get(name);
-      parameters.value(name).f32().set(earlier === undefined ? await this.lease.initial(name) : earlier.f32());
+      parameters.value(name).f32().set(earlier === undefined ? await this.initial(name) : earlier.f32());
       this.changed.set(name, parameters.value(name));
     }
     for (const [module, settings] of plan.lora) {
@@ -114,13 +119,14 @@ export class WorkingModel {
       magnitude?.f32().set(earlier?.magnitude?.f32() ?? normsOfRows((await this.tensor(`${module}.weight`)).f32(), magnitude.f32().length));
       this.lora.set(module, { rank: settings.rank, scaling: settings.scaling, a, b, magnitude });
     }
-    const dropout = new Map([...plan.lora].map(([module, settings]) => [module, settings.dropout]));
-    return { config: this.lease.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters, dropout };
+    const dropout = modelDropout(this.start.config, this.start.dropout);
+    for (const [module, settings] of plan.lora) dropout.set(module, settings.dropout);
+    return { config: this.start.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters, dropout };
   }
 
   /** The state as it is, for a pass without gradients. It reads what a stage is training. */
   frozen(): StageModel {
-    return { config: this.lease.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters: undefined, dropout: new Map() };
+    return { config: this.start.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters: undefined, dropout: new Map() };
   }
 
   /**
@@ -128,8 +134,8 @@ export class WorkingModel {
    * them; and its classification head, where it trained one.
    */
   async content(): Promise<LoraInput | VariantInput> {
-    const tensors = [...this.changed.keys()].filter((name) => name !== CLASSIFICATION_HEAD_WEIGHT);
-    if (tensors.length === 0 && [...this.lora.values()].every(({ magnitude }) => magnitude === undefined)) {
+    const tensors = [...this.changed.keys(), ...this.start.made.keys()].filter((name) => name !== CLASSIFICATION_HEAD_WEIGHT);
+    if (tensors.length === 0 && this.architecture() === undefined && [...this.lora.values()].every(({ magnitude }) => magnitude === undefined)) {
       const modules = new Map<string, LoraModule>();
       for (const [module, { rank, scaling, a, b }] of this.lora) modules.set(module, { module, rank, scaling, a: a.f32(), b: b.f32() });
       return { kind: 'lora', modules, ...this.classificationHead() };
@@ -137,12 +143,15 @@ export class WorkingModel {
     return this.variant();
   }
 
-  /** All changed tensors, LoRA merged into them. */
+  /** All tensors that are not the base's, LoRA merged into them, and the architecture where it is not the base's. */
   async variant(): Promise<VariantInput> {
     for (const module of [...this.lora.keys()]) await this.merge(module);
-    const tensors = new Map([...this.changed].map(([name, { shape, dtype, data }]) => [name, { dtype, shape, data }]));
+    const made = [...this.start.made].map(([name, data]) => [name, { dtype: 'float32' as const, shape: this.shapes.get(name)!, data }] as const);
+    const changed = [...this.changed].map(([name, { shape, dtype, data }]) => [name, { dtype, shape, data }] as const);
+    const architecture = this.architecture();
+    const tensors = new Map([...made, ...changed]);
     tensors.delete(CLASSIFICATION_HEAD_WEIGHT);
-    return { kind: 'variant', tensors, ...this.classificationHead() };
+    return { kind: 'variant', tensors, ...(architecture === undefined ? {} : { architecture }), ...this.classificationHead() };
   }
 
   private classificationHead(): { head?: ClassificationHead } {
@@ -150,9 +159,35 @@ export class WorkingModel {
     return this.head === undefined || weight === undefined ? {} : { head: { ...this.head, weight: weight.f32() } };
   }
 
+  /** How the model differs from the base in more than values; undefined where it does not. */
+  private architecture(): VariantArchitecture | undefined {
+    const { start: { config, layerOrigins }, lease: { config: base } } = this;
+    const intermediateSizes = layerOrigins.map((_, layer) => feedForwardSize(config, layer));
+    const architecture = { layerOrigins, intermediateSizes, tieWordEmbeddings: config.tieWordEmbeddings };
+    return isOfBase(base, architecture) ? undefined : architecture;
+  }
+
   private async tensor(name: string): Promise<Tensor> {
     this.refuseWhenAborted();
-    return this.changed.get(name) ?? this.lease.weight(name);
+    const known = this.changed.get(name) ?? this.made.get(name);
+    if (known !== undefined) return known;
+    const data = this.start.made.get(name);
+    if (data === undefined) return this.lease.weight(this.origin(name));
+    const tensor = this.lease.runtime.from(data, 'float32', this.shapes.get(name)!);
+    this.made.set(name, tensor);
+    return tensor;
+  }
+
+  /** Values to start training from. */
+  private async initial(name: string): Promise<Float32Array> {
+    return this.start.made.get(name) ?? this.lease.initial(this.origin(name));
+  }
+
+  /** Name in the base of a tensor that is the base's. */
+  private origin(name: string): string {
+    const origin = this.start.unchanged.get(name);
+    if (origin === undefined) throw new Error(`the model has no tensor ${name}`);
+    return origin;
   }
 
   private refuseWhenAborted(): void {

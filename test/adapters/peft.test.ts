@@ -46,7 +46,7 @@ describe('adapters that PEFT saved', () => {
       adapter,
       baseModel: 'models/tiny-llama',
       baseDigest: 'sha256:tiny',
-      shapes,
+      fit: () => ({ shapes, required: new Set<string>() }),
       pieces: replay(pieces),
       maxBytes: 1e6,
     });

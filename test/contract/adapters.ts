@@ -7,8 +7,10 @@ import {
   type AdapterVersion,
   type AliasMove,
   type FilePiece,
+  type FitOf,
   type LoraInput,
   type LoraModule,
+  type VariantArchitecture,
   type VariantInput,
 } from '../../src/adapters/index.js';
 import { BlobLedger, type BlobStore, type Database, openFolderBlobStore } from '../../src/storage/index.js';
@@ -23,7 +25,14 @@ const SHAPES = new Map<string, readonly number[]>([
   ['model.norm.weight', [6]],
 ]);
 const Q0 = 'model.layers.0.self_attn.q_proj';
-const BASE = { baseModel: 'models/tiny', baseDigest: 'sha256:base', shapes: SHAPES };
+/** With an architecture: a third layer, whose o_proj the base has no values for. */
+const EDITED: VariantArchitecture = { layerOrigins: [0, 1, 1], intermediateSizes: [8, 8, 8], tieWordEmbeddings: true };
+const O2 = 'model.layers.2.self_attn.o_proj.weight';
+const fit: FitOf = (architecture) => ({
+  shapes: new Map([...SHAPES, ...(architecture === undefined ? [] : [[O2, [6, 6]] as const])]),
+  required: new Set(architecture === undefined ? [] : [O2]),
+});
+const BASE = { baseModel: 'models/tiny', baseDigest: 'sha256:base', fit };
 
 /** A module filled with a pattern that depends on `seed`. */
 export function moduleOf(module: string, rank: number, [out, input]: readonly [number, number], seed = 0): LoraModule {
@@ -43,6 +52,12 @@ const variant = (value = 0.5): VariantInput => ({
     ['model.norm.weight', hostTensor('float32', [6], new Float32Array(6).fill(value))],
     [`${Q0}.weight`, hostTensor('bfloat16', [6, 6], new Uint16Array(36).fill(0x3f80))],
   ]),
+});
+
+const deeper = (architecture = EDITED): VariantInput => ({
+  kind: 'variant',
+  architecture,
+  tensors: new Map([[O2, hostTensor('float32', [6, 6], new Float32Array(36))]]),
 });
 
 export async function* replay(pieces: readonly FilePiece[]): AsyncGenerator<FilePiece> {
@@ -98,6 +113,22 @@ export function adaptersContract(open: () => Promise<Temporary<Database>>): void
         const loaded = await registry.load(version);
         expect(loaded).toEqual({ ...content, digest: version.digest, modules: new Map([...content.modules].sort()) });
         expect((await registry.getAdapter(tenant, 'a')).name).toBe(`tenants/${tenant}/adapters/a`);
+      });
+
+      test('a variant with an architecture of its own is loaded with it, and its digest covers it', async () => {
+        const version = await publish(deeper());
+        expect(await registry.load(version)).toEqual({ ...deeper(), digest: version.digest });
+        const others = [
+          { ...EDITED, layerOrigins: [0, 0, 1] },
+          { ...EDITED, intermediateSizes: [8, 8, 9] },
+          { ...EDITED, tieWordEmbeddings: false },
+        ];
+        const digests = await Promise.all(others.map(async (architecture) => (await publish(deeper(architecture))).digest));
+        expect(new Set([version.digest, ...digests]).size).toBe(4);
+        await expect(publish({ ...variant(), architecture: EDITED })).rejects.toMatchObject({
+          reason: 'ADAPTER_INCOMPATIBLE',
+          violations: [{ field: O2, description: expect.stringContaining('is missing') }],
+        });
       });
 
       test('a variant is published and loaded bit for bit', async () => {
@@ -217,7 +248,7 @@ export function adaptersContract(open: () => Promise<Temporary<Database>>): void
         registry.importFiles({ tenant, adapter: 'b', ...BASE, pieces: replay(pieces), maxBytes: 1_000_000, ...more });
 
       test('export and import give the same digest', async () => {
-        for (const content of [lora(), variant()]) {
+        for (const content of [lora(), variant(), deeper()]) {
           const version = await publish(content);
           const pieces = await exported(version);
           expect([...new Set(pieces.map(({ file }) => file))]).toEqual(
@@ -230,6 +261,20 @@ export function adaptersContract(open: () => Promise<Temporary<Database>>): void
           ]);
           expect((await imported(scattered)).digest).toBe(version.digest);
         }
+      });
+
+      test.each([
+        ['null', /must hold layer_origins/],
+        ['{"layer_origins":[0,-1],"intermediate_sizes":[8],"tie_word_embeddings":true}', /must hold layer_origins/],
+        ['{"layer_origins":[0],"intermediate_sizes":[8],"tie_word_embeddings":1}', /must hold layer_origins/],
+      ])('an architecture written as %s is refused', async (architecture, why) => {
+        const pieces = await exported(await publish(deeper()));
+        const damaged = pieces.map(({ file, data }) => {
+          if (file !== 'variant.json') return { file, data };
+          const settings = JSON.parse(Buffer.from(data).toString('utf8')) as object;
+          return { file, data: Buffer.from(JSON.stringify({ ...settings, architecture: JSON.parse(architecture) as unknown })) };
+        });
+        await expect(imported(damaged)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringMatching(why) });
       });
 
       test('a variant of another base is refused', async () => {

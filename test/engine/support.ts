@@ -17,7 +17,7 @@ export async function openTiny(name = 'tiny-serving'): Promise<Checkpoint> {
 
 export async function serve(runtime: Runtime, checkpoint: Checkpoint, form: ServingForm, contextTokens: number): Promise<ServingModel> {
   const weights = await ServingWeights.load(runtime, checkpoint, form, contextTokens);
-  return new ServingModel({ runtime, checkpoint, weights, form, contextTokens });
+  return new ServingModel({ runtime, checkpoint, weights, config: checkpoint.config, form, contextTokens });
 }
 
 /** A LoRA adapter with random matrices on all linear modules, or on those that `on` accepts. */
