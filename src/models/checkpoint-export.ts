@@ -6,19 +6,22 @@ import type { GgufStorage } from '../tensor/gguf-quantize.js';
 import type { Checkpoint } from './checkpoint-types.js';
 import { writeGgufModel } from './gguf-write.js';
 import { writeHfFolder } from './hf-folder-write.js';
-import { mergedWeights, type WeightChange } from './merged-weights.js';
+import { evenWidths } from './even-widths.js';
+import { mergedModel, type WeightChange } from './merged-weights.js';
 
 export type ExportFormat =
   | { readonly kind: 'huggingFace'; readonly dtype: 'float32' | 'float16' | 'bfloat16' }
   | { readonly kind: 'gguf'; readonly storage: GgufStorage };
 
 /**
- * Writes `checkpoint`, with `change` merged in, to `path` (a folder for huggingFace, a file for gguf). Throws MODEL_UNSUPPORTED
+ * Writes `checkpoint`, with `change` merged in, to `path` (a folder for huggingFace, a file for gguf). Where layers differ in feed-forward
+ * width, which neither format can say, all are brought to the widest with neurons that compute nothing. Throws MODEL_UNSUPPORTED
  * naming what the format can't hold, STORAGE_FULL or STORAGE_FAILED.
  */
 export async function exportCheckpoint(checkpoint: Checkpoint, path: string, format: ExportFormat, change?: WeightChange): Promise<void> {
-  const { id, config, tokenizer, tokenizerJson, chatTemplate } = checkpoint;
-  const weights = change === undefined ? checkpoint.weights : mergedWeights(checkpoint.weights, change);
+  const { id, tokenizer, tokenizerJson, chatTemplate } = checkpoint;
+  const merged = change === undefined ? checkpoint : mergedModel(checkpoint, change);
+  const { config, weights } = evenWidths(merged.config, merged.weights);
   if (format.kind === 'gguf') {
     const template = chatTemplate && { chatTemplate: chatTemplate.source };
     await writeGgufModel(path, { name: id, config, weights, storage: format.storage, tokenizerJson, ...template });

@@ -4,7 +4,9 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
-import type { WeightSource } from './checkpoint-types.js';
+import type { Checkpoint, WeightSource } from './checkpoint-types.js';
+import type { DecoderConfig } from './config.js';
+import { variantConfig, variantOrigin, type VariantArchitecture } from './variant-architecture.js';
 
 /** weight + scaling · b · a */
 export interface LowRankChange {
@@ -19,11 +21,17 @@ export interface LowRankChange {
 export type WeightChange =
   /** By module name, `model.layers.0.self_attn.q_proj`. */
   | { readonly kind: 'lora'; readonly modules: ReadonlyMap<string, LowRankChange> }
-  /** Whole tensors by their Hugging Face name. */
-  | { readonly kind: 'variant'; readonly tensors: ReadonlyMap<string, HostTensor> };
+  /** Whole tensors by their Hugging Face name, and the architecture where it is not the base's. */
+  | { readonly kind: 'variant'; readonly tensors: ReadonlyMap<string, HostTensor>; readonly architecture?: VariantArchitecture };
 
-/** `change` must fit the base, as the adapter registry checks. */
-export function mergedWeights(base: Pick<WeightSource, 'float32'>, change: WeightChange): Pick<WeightSource, 'float32'> {
+/** The model that the change makes: its config, and its weights by their names in it. `change` must fit the base, as the adapter registry checks. */
+export function mergedModel(base: Pick<Checkpoint, 'config' | 'weights'>, change: WeightChange): { readonly config: DecoderConfig; readonly weights: Pick<WeightSource, 'float32'> } {
+  const architecture = change.kind === 'variant' ? change.architecture : undefined;
+  const source = { float32: (name: string) => base.weights.float32(variantOrigin(base.config, architecture, name)) };
+  return { config: variantConfig(base.config, architecture), weights: mergedWeights(source, change) };
+}
+
+function mergedWeights(base: Pick<WeightSource, 'float32'>, change: WeightChange): Pick<WeightSource, 'float32'> {
   if (change.kind === 'variant') {
     return {
       float32(name) {

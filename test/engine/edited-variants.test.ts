@@ -1,10 +1,11 @@
 /** Variants with an architecture of their own: edited before training, served beside their base, against models built by hand. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { join } from 'node:path';
 import type { AdapterContent } from '../../src/adapters/index.js';
 import { Engine, type EngineOptions, type ResolvedTarget } from '../../src/engine/index.js';
 import { createMetrics } from '../../src/metrics/metrics.js';
 import type { ArchitectureEdits } from '../../src/models/architecture.js';
-import type { Checkpoint } from '../../src/models/checkpoint.js';
+import { exportCheckpoint, openCheckpoint, type Checkpoint, type ExportFormat } from '../../src/models/checkpoint.js';
 import { feedForwardSize, weightShapes, type DecoderConfig } from '../../src/models/config.js';
 import type { WordVectors } from '../../src/models/pretrained-embeddings.js';
 import type { PromptExample } from '../../src/models/prompt.js';
@@ -17,7 +18,10 @@ import { selectTrainable } from '../../src/tuning/selection.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
 import { TrainingHost } from '../../src/tuning/training-host.js';
 import { WorkingModel } from '../../src/tuning/working-model.js';
+import { temporaryFolder } from '../tensor/temporary-folder.js';
 import { largestDifference, openTiny, randomLora } from './support.js';
+
+const folder = temporaryFolder();
 
 type Variant = AdapterContent & { kind: 'variant' };
 
@@ -158,6 +162,16 @@ describe('before training', () => {
     });
     await withEngine(async (engine) => expect(largestDifference(await scores(engine, target(variant)), expected)).toBeLessThan(1e-5));
   });
+});
+
+test.each<ExportFormat>([{ kind: 'huggingFace', dtype: 'float32' }, { kind: 'gguf', storage: 'F32' }])('exported as %j, layers of all widths come back as one model with the same logits', async (format) => {
+  const { variant, logits } = await edited({ insert: [{ at: 1 }], growFeedForward: [{ neurons: 16, layers: [0] }], pruneFeedForward: [{ neurons: 24, layers: [1] }] });
+  const path = join(folder, format.kind === 'gguf' ? 'edited.gguf' : 'edited');
+  await exportCheckpoint(checkpoint, path, format, variant);
+  const back = await openCheckpoint(path);
+  expect([back.config.layers, back.config.intermediateSize, back.config.intermediateSizes]).toEqual([3, 112, undefined]);
+  expect(largestDifference(await baseLogits(back), logits)).toBeLessThan(1e-5);
+  await back.close();
 });
 
 describe('one server', () => {
