@@ -31,6 +31,7 @@ const streams = (rows: readonly number[]) => (row: number, place: string) => dro
 
 interface Pass {
   readonly parameters: Parameters;
+  /** Sum of the losses. */
   gradients(batch: MicroBatch, rows: readonly number[], adding?: boolean): Promise<number>;
 }
 
@@ -40,7 +41,7 @@ async function withPass<T>(dropout: DropoutRates, packed: boolean, use: (pass: P
   const model = await new WorkingModel(lease, undefined, { ...bareBase(config), dropout }).begin(selectTrainable(config, trainable), 1, true);
   const pass = await ModelPass.create(lease, model, { savedActivations: 'linear', maxLengthTokens: 32, packed });
   try {
-    return await use({ parameters: model.parameters, gradients: (batch, rows, adding = false) => pass.gradients(batch, 1, adding, undefined, streams(rows)) });
+    return await use({ parameters: model.parameters, gradients: async (batch, rows, adding = false) => (await pass.gradients(batch, 1, adding, undefined, streams(rows))).reduce((sum, loss) => sum + loss, 0) });
   } finally {
     pass.dispose();
     await lease.release();
