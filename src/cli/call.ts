@@ -20,7 +20,10 @@ export interface CallOptions {
 
 type Method = MethodDefinition<object, object>;
 
-/** Calls a method and writes its answers: one as indented JSON, a stream as one line each. Throws LoricaError or LoricaCallError. */
+/**
+ * Calls a method and writes its answers: one as indented JSON, a stream as one line each. Throws LoricaError or LoricaCallError, also when a
+ * stream that follows a job or an evaluation to its end shows that it failed or was cancelled.
+ */
 export async function call(method: string, options: CallOptions): Promise<void> {
   const definitions = loadProtos(options.protoFolder);
   const definition = findMethod(method, definitions);
@@ -45,7 +48,9 @@ export async function call(method: string, options: CallOptions): Promise<void> 
         metadata,
         settings,
       )) {
-        options.write(JSON.stringify(messages.toJson(answer, responseType)));
+        const json = messages.toJson(answer, responseType);
+        options.write(JSON.stringify(json));
+        throwFailure(json);
       }
       return;
     }
@@ -81,6 +86,32 @@ export async function call(method: string, options: CallOptions): Promise<void> 
   } finally {
     client.close();
   }
+}
+
+interface JobAnswer {
+  readonly result?: {
+    readonly name?: string;
+    readonly state?: string;
+    readonly error?: { readonly code?: string; readonly reason?: string; readonly message?: string };
+  };
+}
+
+/** Throws the error of a job that ended without a result; `answer` is a message of a stream. */
+function throwFailure(answer: unknown): void {
+  const { name = '', state, error } = (answer as JobAnswer).result ?? {};
+  if (state !== 'JOB_STATE_FAILED' && state !== 'JOB_STATE_CANCELLED') return;
+  const cancelled = { code: 'CANCELLED', reason: '', message: 'it was cancelled' };
+  const { code = '', reason = '', message = '' } = error ?? cancelled;
+  const failure = {
+    code,
+    reason: reason.replace('ERROR_REASON_', ''),
+    message: `${name}: ${message}`,
+    violations: [],
+    hint: '',
+    requestId: '',
+    retryAfterMs: undefined,
+  };
+  throw new LoricaCallError(failure, undefined);
 }
 
 /** No server, or none that speaks gRPC: grpc-js's text is for its developers, so the address and what to do are said here. */

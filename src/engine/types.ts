@@ -153,7 +153,7 @@ export interface EngineOptions {
   readonly maxSequences?: number;
   /** Prompt plus generated tokens of one sequence (default 1,024; never above the model's own limit). */
   readonly maxContextTokens?: number;
-  /** Requests waiting for a slot before OVERLOADED (default 256). */
+  /** Requests waiting for a slot before OVERLOADED (default 256); one tenant has at most three quarters of them. */
   readonly maxWaiting?: number;
   /** Longest piece of a prompt computed in one run (default 96). */
   readonly prefillChunkTokens?: number;

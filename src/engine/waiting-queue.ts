@@ -1,8 +1,12 @@
 /**
  * Requests that wait for a slot: bounded as a whole, first come first served within a tenant, and taken from the tenants in turn,
- * so that one tenant's burst delays its own requests only.
+ * so that one tenant's burst delays its own requests only. Nor can it take every place: a tenant may have three times as many waiting as places
+ * are free (dynamic thresholds, Choudhury and Hahne, IEEE/ACM Trans. Networking 1998), so that some are left for whoever comes next.
  */
 import { LoricaError } from '../common/errors.js';
+
+/** One tenant alone may fill this to one: three quarters of the places. */
+const WAITING_PER_FREE_PLACE = 3;
 
 export class WaitingQueue<T extends { readonly tenant: string }> {
   readonly #limit: number;
@@ -18,15 +22,18 @@ export class WaitingQueue<T extends { readonly tenant: string }> {
     return this.#length;
   }
 
-  /** Adds an item; OVERLOADED when the queue is full. `retryAfterMs` is a guess for the client. */
+  /** Adds an item; OVERLOADED when the queue is full or the tenant has its share of it. `retryAfterMs` is a guess for the client. */
   push(item: T, retryAfterMs: () => number): void {
-    if (this.#length >= this.#limit) {
-      throw new LoricaError('RESOURCE_EXHAUSTED', 'OVERLOADED', `${this.#length} requests are waiting already`, {
+    const line = this.#lines.get(item.tenant);
+    const own = line?.length ?? 0;
+    const free = this.#limit - this.#length;
+    if (own >= WAITING_PER_FREE_PLACE * free) {
+      const waiting = free > 0 ? `${own} requests of this tenant` : `${this.#length} requests`;
+      throw new LoricaError('RESOURCE_EXHAUSTED', 'OVERLOADED', `${waiting} are waiting already`, {
         hint: 'Try again later, or raise the number of sequences or replicas.',
         retryAfterMs: Math.max(1, Math.round(retryAfterMs())),
       });
     }
-    const line = this.#lines.get(item.tenant);
     if (line === undefined) this.#lines.set(item.tenant, [item]);
     else line.push(item);
     this.#length++;

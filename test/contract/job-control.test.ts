@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { randomUUID } from 'node:crypto';
 import { DatasetFormat, JobState, type LoricaClient, type TuningJobEvent } from '../../src/client/index.js';
+import { call } from '../../src/cli/call.js';
 import { failure, jsonl, startHarness, type Harness } from './harness.js';
 
 let harness: Harness;
@@ -94,5 +95,41 @@ test('states and names that do not fit are refused with their reason', async () 
   });
   expect(await failure(client.tune.listCheckpoints({ parent: name, pageSize: -1 }))).toMatchObject({
     violations: [{ field: 'page_size' }],
+  });
+});
+
+test('lorica call fails as the job that it follows does, with its error', async () => {
+  const follow = async (method: string, request: unknown): Promise<{ lines: string[]; error: Awaited<ReturnType<typeof failure>> }> => {
+    const lines: string[] = [];
+    const called = call(method, {
+      address: harness.server.address,
+      protoFolder: harness.config.protoFolder,
+      key: undefined,
+      tenant: 'acme',
+      deadlineMs: undefined,
+      json: JSON.stringify(request),
+      input: (async function* () {})(),
+      write: (line) => lines.push(line),
+    });
+    return { lines, error: await failure(called) };
+  };
+  const stage = {
+    dataset: 'tenants/-/datasets/rows',
+    trainable: { full: {} },
+    optimizer: { learningRate: 1, weightDecay: 10 },
+    steps: 200,
+    batchSize: 4,
+  };
+  const specification = { baseModel: 'models/m', adapterId: 'diverging', stages: [stage] };
+  const diverged = await follow('TuneService/Tune', { parent: 'tenants/-', tuningJobId: 'diverging', specification });
+  expect(diverged.error).toMatchObject({ code: 'ABORTED', reason: 'TRAINING_DIVERGED' });
+  expect(diverged.error.message).toMatch(/^tenants\/acme\/tuningJobs\/diverging: training diverged at step \d+/);
+  expect(JSON.parse(diverged.lines.at(-1)!)).toMatchObject({ result: { state: 'JOB_STATE_FAILED' } });
+
+  const { name } = await create('cancelled', 5000);
+  await client.tune.cancelTuningJob({ name });
+  expect((await follow('TuneService/WatchTuningJob', { name })).error).toMatchObject({
+    code: 'CANCELLED',
+    message: `${name}: it was cancelled`,
   });
 });

@@ -29,6 +29,24 @@ describe('WaitingQueue', () => {
     }
   });
 
+  test('a tenant that fills its share leaves places to others, fewer the more of them wait', () => {
+    const queue = new WaitingQueue<{ tenant: string; id: number }>(256);
+    const flood = (tenant: string): number => {
+      for (let id = 0; ; id++) {
+        try {
+          queue.push(item(tenant, id), () => 5);
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'RESOURCE_EXHAUSTED', reason: 'OVERLOADED', retryAfterMs: 5, message: `${id} requests of this tenant are waiting already` });
+          return id;
+        }
+      }
+    };
+    expect(flood('a')).toBe(192);
+    expect(flood('b')).toBe(48);
+    expect(flood('c')).toBe(12);
+    expect(queue.length).toBe(252);
+  });
+
   test('an item that does not fit keeps its place and lets another tenant go first', () => {
     const queue = new WaitingQueue<{ tenant: string; id: number }>(10);
     queue.push(item('a', 0), () => 1);
