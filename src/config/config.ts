@@ -37,7 +37,7 @@ export interface ServerConfig {
   /** Whether idle threads of the runtime spin. */
   readonly spinning: boolean;
   readonly keysFile: string | undefined;
-  readonly servingForm: 'int8' | 'float32';
+  readonly servingForm: 'int4' | 'int8' | 'float32';
   readonly timeSharing: TimeSharing;
   /** Tuning jobs at once. */
   readonly tuningConcurrency: number;
@@ -130,7 +130,7 @@ export const SETTINGS = [
     flag: '--serving-form <form>',
     variable: 'LORICA_SERVING_FORM',
     fallback: 'int8',
-    text: 'weights while serving: int8 or float32',
+    text: 'weights while serving: int4, int8 or float32',
   },
   {
     key: 'timeSharing',
@@ -258,8 +258,8 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
     spinning: pick('spinning', (value): value is 'on' | 'off' => value === 'on' || value === 'off', 'on or off') === 'on',
     servingForm: pick(
       'servingForm',
-      (value): value is ServerConfig['servingForm'] => value === 'int8' || value === 'float32',
-      'int8 or float32',
+      (value): value is ServerConfig['servingForm'] => value === 'int4' || value === 'int8' || value === 'float32',
+      'int4, int8 or float32',
     ),
     timeSharing: sharing(),
     tuningConcurrency: integer('tuningConcurrency', 1, 16),

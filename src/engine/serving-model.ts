@@ -70,7 +70,7 @@ export class ServingModel {
   }
 
   async #build(kind: ServingSessionKind): Promise<Session> {
-    const { model, weights } = servingModel(kind, { config: this.config, form: this.#form, contextTokens: this.contextTokens });
+    const { model, weights } = servingModel(kind, { config: this.config, form: this.#form, contextTokens: this.contextTokens, stored: this.weights.stored });
     const initializers = new Map(weights.map((name) => [name, this.weights.tensors.get(name)!]));
     return this.runtime.loadSession(model, { name: `${this.checkpoint.id}.${kind}`, initializers, prepacked: this.#prepacked });
   }

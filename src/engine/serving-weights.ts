@@ -7,7 +7,9 @@ import { LoricaError } from '../common/errors.js';
 import type { Checkpoint } from '../models/checkpoint.js';
 import type { DecoderConfig } from '../models/config.js';
 import { checkServable } from '../models/serving-form.js';
-import { overlaid, servingWeightGroups, type ServingForm, type ServingWeightGroup } from '../models/serving-form-weights.js';
+import {
+  overlaid, servingWeightGroups, storedLinears, type ReadFloat32, type ReadQuantized, type ServingForm, type ServingWeightGroup, type StoredFormats,
+} from '../models/serving-form-weights.js';
 import { variantConfig, variantFit, variantOrigin } from '../models/variant-architecture.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 
@@ -21,22 +23,27 @@ export class ServingWeights {
   /** Bytes that only this model holds. */
   readonly ownBytes: number;
   readonly tensors: ReadonlyMap<string, Tensor>;
+  /** Layers whose integers are the checkpoint's own. */
+  readonly stored: StoredFormats;
 
-  private constructor(tensors: ReadonlyMap<string, Tensor>, ownBytes: number) {
+  private constructor(tensors: ReadonlyMap<string, Tensor>, ownBytes: number, stored: StoredFormats) {
     this.tensors = tensors;
     this.ownBytes = ownBytes;
+    this.stored = stored;
   }
 
   /** An abort ends it between two tensors with the signal's reason. */
   static async load(runtime: Runtime, checkpoint: Checkpoint, form: ServingForm, contextTokens: number, signal?: AbortSignal): Promise<ServingWeights> {
     checkServable(checkpoint.config);
     const made = new Made(runtime);
-    for (const group of servingWeightGroups(checkpoint.config, form, contextTokens)) {
+    const { weights } = checkpoint;
+    const stored = storedLinears(checkpoint.config, form, (source) => weights.quantizedAs?.(source));
+    for (const group of servingWeightGroups(checkpoint.config, form, contextTokens, stored)) {
       signal?.throwIfAborted();
-      await made.add(group, (source) => checkpoint.weights.float32(source));
+      await made.add(group, (source) => weights.float32(source), (source) => weights.quantized?.(source));
     }
     signal?.throwIfAborted();
-    return new ServingWeights(made.tensors, made.bytes);
+    return new ServingWeights(made.tensors, made.bytes, stored);
   }
 
   /**
@@ -51,19 +58,22 @@ export class ServingWeights {
     const config = variantConfig(checkpoint.config, architecture);
     const origin = (source: string): string => variantOrigin(checkpoint.config, architecture, source);
     const read = overlaid((source) => checkpoint.weights.float32(origin(source)), changed);
-    const own = new Map(servingWeightGroups(checkpoint.config, form, contextTokens).flatMap((group) => group.tensors.map(({ name }) => [name, group] as const)));
+    const ofBase = servingWeightGroups(checkpoint.config, form, contextTokens, this.stored);
+    const own = new Map(ofBase.flatMap((group) => group.tensors.map(({ name }) => [name, group] as const)));
     const made = new Made(runtime);
+    const quantized: ReadQuantized = (source) => checkpoint.weights.quantized?.(origin(source));
+    const stored = storedLinears(config, form, (source) => (changed.has(source) ? undefined : checkpoint.weights.quantizedAs?.(origin(source))));
     try {
-      for (const group of servingWeightGroups(config, form, contextTokens)) {
+      for (const group of servingWeightGroups(config, form, contextTokens, stored)) {
         const sharing = group.sources.some((source) => changed.has(source)) ? undefined : shared(group, own, origin);
-        if (sharing === undefined) await made.add(group, read);
-        else for (const [name, ofBase] of sharing) made.share(name, this.tensors.get(ofBase)!);
+        if (sharing === undefined) await made.add(group, read, quantized);
+        else for (const [name, sharedName] of sharing) made.share(name, this.tensors.get(sharedName)!);
       }
     } catch (error) {
       made.dispose();
       throw error;
     }
-    return { weights: new ServingWeights(made.tensors, made.bytes), config };
+    return { weights: new ServingWeights(made.tensors, made.bytes, stored), config };
   }
 
   dispose(): void {
@@ -77,8 +87,8 @@ class Made {
 
   constructor(private readonly runtime: Runtime) {}
 
-  async add(group: ServingWeightGroup, read: (source: string) => Promise<Float32Array>): Promise<void> {
-    const parts = await group.make(read);
+  async add(group: ServingWeightGroup, read: ReadFloat32, quantized: ReadQuantized): Promise<void> {
+    const parts = await group.make(read, quantized);
     const adopted = new Map<Float32Array | Uint8Array, Tensor>();
     group.tensors.forEach(({ name, dtype, shape }, i) => {
       const data = parts[i]!;

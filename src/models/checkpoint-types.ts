@@ -16,6 +16,8 @@ export interface WeightSource {
   storedAs(name: string): string;
   /** The tensor dequantized, in memory of its own; long work is cut into pieces that let the event loop run. */
   float32(name: string): Promise<Float32Array>;
+  /** The format of `quantized`, without reading the tensor; undefined when it isn't stored so. */
+  quantizedAs?(name: string): { readonly bits: 4 | 8; readonly blockSize: number } | undefined;
   /** A linear weight as the small integers that it is stored as (GPTQ, AWQ); undefined when it isn't. `float32` gives the same values. */
   quantized?(name: string): Promise<QuantizedLinear> | undefined;
 }

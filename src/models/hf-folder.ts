@@ -6,7 +6,7 @@
 import { open, readFile, stat, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoricaError } from '../common/errors.js';
-import { dequantizeLinear, type QuantizedLinear } from '../tensor/quantized-linear.js';
+import { blockOf, dequantizeLinear, type QuantizedLinear } from '../tensor/quantized-linear.js';
 import { readSafetensorsHeader, readTensor, readTensorFloat32, type SafetensorsEntry, type SafetensorsFile } from '../tensor/safetensors.js';
 import type { WeightSource } from './checkpoint-types.js';
 import { weightShapes, type DecoderConfig } from './config.js';
@@ -194,6 +194,12 @@ export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Pr
       if (linear !== undefined) return dequantizeLinear(linear);
       const { file } = find(name);
       return readTensorFloat32(file, name, handles.get(file) as FileHandle);
+    },
+    quantizedAs(name) {
+      const layer = stored.get(name);
+      if (layer === undefined) return undefined;
+      const { bits, groupSize } = quantization as Quantization;
+      return { bits, blockSize: blockOf(groupSize ?? layer.shape[1]) };
     },
     quantized,
   };

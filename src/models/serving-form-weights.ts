@@ -6,10 +6,17 @@
 import { feedForwardSize, ropeTables, type DecoderConfig } from './config.js';
 import { EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT, LAYER_NORMS, layerPrefix } from './decoder.js';
 import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
-import { blocksPerRow, quantizeInt8, QUANTIZATION_BLOCK } from './quantize.js';
+import type { QuantizedLinear } from '../tensor/quantized-linear.js';
+import { quantizeInt8, QUANTIZATION_BLOCK } from './quantize.js';
+import { quantizeInt4 } from './quantize-int4.js';
+import { linearFormat, NOTHING_STORED, packedBytes, storedFormats, type LinearFormat, type QuantizedAs, type ServingForm, type StoredFormats } from './serving-formats.js';
 
-/** Weights of the linear layers, the head and the embedding: blocks of 8 bits or float32. */
-export type ServingForm = 'int8' | 'float32';
+export { NOTHING_STORED, type ServingForm, type StoredFormats } from './serving-formats.js';
+
+/** Gives a source as float32. */
+export type ReadFloat32 = (source: string) => Promise<Float32Array>;
+/** Gives a source as the integers that the checkpoint stores; asked only for layers in `StoredFormats`. */
+export type ReadQuantized = (source: string) => Promise<QuantizedLinear> | undefined;
 
 export interface ServingTensor {
   readonly name: string;
@@ -22,8 +29,8 @@ export interface ServingWeightGroup {
   /** Hugging Face names that it is made of. */
   readonly sources: readonly string[];
   readonly tensors: readonly ServingTensor[];
-  /** The tensors' elements, in the order of `tensors`; equal objects share memory. `read` gives a source as float32. */
-  make(read: (source: string) => Promise<Float32Array>): Promise<readonly (Float32Array | Uint8Array)[]>;
+  /** The tensors' elements, in the order of `tensors`; equal objects share memory. `quantized` is needed where formats are stored. */
+  make(read: ReadFloat32, quantized?: ReadQuantized): Promise<readonly (Float32Array | Uint8Array)[]>;
 }
 
 /** One linear layer of the serving form: what it is called, what it merges, and its sizes. */
@@ -63,24 +70,32 @@ export function headLinear(config: DecoderConfig): MergedLinear {
 
 /** Blocks must not straddle rows of the table, so that one quantized table can serve the head's product and the embedding's Gather. */
 export function embeddingIsQuantized(config: DecoderConfig, form: ServingForm): boolean {
-  return form === 'int8' && config.hiddenSize % QUANTIZATION_BLOCK === 0;
+  return form !== 'float32' && config.hiddenSize % QUANTIZATION_BLOCK === 0;
 }
 
 export const EMBEDDING = 'embedding';
 export const ROPE_COS = 'rope.cos';
 export const ROPE_SIN = 'rope.sin';
 
-/** Names and shapes of a linear layer's tensors in this form. */
-export function linearTensors(linear: MergedLinear, form: ServingForm): readonly ServingTensor[] {
+/** The formats of the layers whose integers are the checkpoint's own; `quantizedAs` tells how a source is stored. */
+export function storedLinears(config: DecoderConfig, form: ServingForm, quantizedAs: QuantizedAs): StoredFormats {
+  const layers = Array.from({ length: config.layers }, (_, layer) => Object.values(mergedLinears(config, layer))).flat();
+  return storedFormats(config.tieWordEmbeddings ? layers : [...layers, headLinear(config)], form, quantizedAs);
+}
+
+/** Names and shapes of a linear layer's tensors in a format. */
+export function linearTensors(linear: MergedLinear, format: LinearFormat): readonly ServingTensor[] {
   const rows = sum(linear.outputs);
-  const blocks = blocksPerRow(linear.inputs);
-  const weight: ServingTensor[] = form === 'float32'
-    ? [{ name: `${linear.name}.weight`, dtype: 'float32', shape: [rows, linear.inputs] }]
-    : [
-        { name: `${linear.name}.values`, dtype: 'uint8', shape: [rows, blocks, QUANTIZATION_BLOCK] },
-        { name: `${linear.name}.scales`, dtype: 'float32', shape: [rows, blocks] },
-      ];
-  return linear.bias ? [...weight, { name: `${linear.name}.bias`, dtype: 'float32', shape: [rows] }] : weight;
+  const bias: ServingTensor[] = linear.bias ? [{ name: `${linear.name}.bias`, dtype: 'float32', shape: [rows] }] : [];
+  if (format === 'float32') return [{ name: `${linear.name}.weight`, dtype: 'float32', shape: [rows, linear.inputs] }, ...bias];
+  const { bits, blockSize } = format;
+  const blocks = Math.ceil(linear.inputs / blockSize);
+  const zeroPoints: ServingTensor[] = format.zeroPoints ? [{ name: `${linear.name}.zero_points`, dtype: 'uint8', shape: [rows, packedBytes(blocks, bits)] }] : [];
+  return [
+    { name: `${linear.name}.values`, dtype: 'uint8', shape: [rows, blocks, packedBytes(blockSize, bits)] },
+    { name: `${linear.name}.scales`, dtype: 'float32', shape: [rows, blocks] },
+    ...zeroPoints, ...bias,
+  ];
 }
 
 /** Names and shapes of the embedding's tensors in this form. */
@@ -94,18 +109,20 @@ export function embeddingTensors(config: DecoderConfig, form: ServingForm): read
 }
 
 /** All groups of a model, in the order in which they are best read. `contextTokens` is the length of the rotary tables. */
-export function servingWeightGroups(config: DecoderConfig, form: ServingForm, contextTokens: number): readonly ServingWeightGroup[] {
-  const groups: ServingWeightGroup[] = [...embeddingAndHead(config, form)];
+export function servingWeightGroups(
+  config: DecoderConfig, form: ServingForm, contextTokens: number, stored: StoredFormats = NOTHING_STORED,
+): readonly ServingWeightGroup[] {
+  const groups: ServingWeightGroup[] = [...embeddingAndHead(config, form, stored)];
   for (let layer = 0; layer < config.layers; layer++) {
     for (const norm of LAYER_NORMS) groups.push(gain(`${layerPrefix(layer)}.${norm}.weight`, config));
-    for (const linear of Object.values(mergedLinears(config, layer))) groups.push(linearGroup(linear, form));
+    for (const linear of Object.values(mergedLinears(config, layer))) groups.push(linearGroup(linear, form, stored));
   }
   groups.push(gain(FINAL_NORM_WEIGHT, config), ropeGroup(config, contextTokens));
   return groups;
 }
 
-function embeddingAndHead(config: DecoderConfig, form: ServingForm): readonly ServingWeightGroup[] {
-  const head = linearGroup(headLinear(config), form);
+function embeddingAndHead(config: DecoderConfig, form: ServingForm, stored: StoredFormats): readonly ServingWeightGroup[] {
+  const head = linearGroup(headLinear(config), form, stored);
   const table = embeddingTensors(config, form);
   const quantized = embeddingIsQuantized(config, form);
   if (config.tieWordEmbeddings) {
@@ -120,27 +137,53 @@ function embeddingAndHead(config: DecoderConfig, form: ServingForm): readonly Se
     }];
   }
   const asLinear: MergedLinear = { name: EMBEDDING, modules: [EMBEDDING], inputs: config.hiddenSize, outputs: [config.vocabSize], bias: false };
-  const own = linearGroup(asLinear, quantized ? 'int8' : 'float32');
+  const own = linearGroup(asLinear, quantized ? 'int8' : 'float32', NOTHING_STORED);
   return [{ name: EMBEDDING, sources: [EMBEDDING_WEIGHT], tensors: table, make: (read) => own.make(() => read(EMBEDDING_WEIGHT)) }, head];
 }
 
-function linearGroup(linear: MergedLinear, form: ServingForm): ServingWeightGroup {
+function linearGroup(linear: MergedLinear, form: ServingForm, stored: StoredFormats): ServingWeightGroup {
   const rows = sum(linear.outputs);
   const weights = linear.modules.map((module) => `${module}.weight`);
   const biases = linear.bias ? linear.modules.map((module) => `${module}.bias`) : [];
+  const format = linearFormat(linear, form, stored);
   return {
-    name: linear.name, sources: [...weights, ...biases], tensors: linearTensors(linear, form),
-    make: async (read) => {
-      const weight = await merged(weights, read);
+    name: linear.name, sources: [...weights, ...biases], tensors: linearTensors(linear, format),
+    make: async (read, quantized) => {
       const bias = linear.bias ? [await merged(biases, read)] : [];
-      if (form === 'float32') return [weight, ...bias];
-      const { values, scales } = await quantizeInt8(weight, rows, linear.inputs);
+      if (stored.has(linear.name)) return [...(await mergedIntegers(weights, quantized)), ...bias];
+      const weight = await merged(weights, read);
+      if (format === 'float32') return [weight, ...bias];
+      const { values, scales } = await (format.bits === 4 ? quantizeInt4 : quantizeInt8)(weight, rows, linear.inputs);
       return [values, scales, ...bias];
     },
   };
 }
 
-async function merged(sources: readonly string[], read: (source: string) => Promise<Float32Array>): Promise<Float32Array> {
+/** Packed integers, scales and zero points of stored layers, rows one under the other; nothing is changed. */
+async function mergedIntegers(sources: readonly string[], quantized: ReadQuantized | undefined): Promise<[Uint8Array, Float32Array, Uint8Array]> {
+  const parts: QuantizedLinear[] = [];
+  for (const source of sources) {
+    const part = await quantized?.(source);
+    if (part === undefined) throw new Error(`${source} is not stored as integers`);
+    parts.push(part);
+  }
+  const joined = <T extends Uint8Array | Float32Array>(pick: (part: QuantizedLinear) => T, create: (length: number) => T): T => {
+    if (parts.length === 1) return pick(parts[0]!);
+    const whole = create(sum(parts.map((part) => pick(part).length)));
+    parts.reduce((at, part) => {
+      whole.set(pick(part), at);
+      return at + pick(part).length;
+    }, 0);
+    return whole;
+  };
+  return [
+    joined(({ packed }) => packed, (length) => new Uint8Array(length)),
+    joined(({ scales }) => scales, (length) => new Float32Array(length)),
+    joined(({ zeroPoints }) => zeroPoints, (length) => new Uint8Array(length)),
+  ];
+}
+
+async function merged(sources: readonly string[], read: ReadFloat32): Promise<Float32Array> {
   const parts: Float32Array[] = [];
   for (const source of sources) parts.push(await read(source));
   if (parts.length === 1) return parts[0]!;
@@ -175,8 +218,8 @@ function sum(values: readonly number[]): number {
 
 /** Reads a variant's changed tensors first and the base's for the rest. The result is never the memory of `changed`. */
 export function overlaid(
-  base: (source: string) => Promise<Float32Array>, changed: ReadonlyMap<string, HostTensor>,
-): (source: string) => Promise<Float32Array> {
+  base: ReadFloat32, changed: ReadonlyMap<string, HostTensor>,
+): ReadFloat32 {
   return (source) => {
     const tensor = changed.get(source);
     return tensor === undefined ? base(source) : Promise.resolve(toFloat32(tensor).slice());

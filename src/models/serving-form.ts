@@ -8,14 +8,20 @@ import { Graph, ops, serialize, type Value } from '../onnx/index.js';
 import type { DecoderConfig } from './config.js';
 import { decoderLayer, FINAL_NORM_WEIGHT, layerPrefix, type DecoderLowering } from './decoder.js';
 import { QUANTIZATION_BLOCK } from './quantize.js';
+import { linearFormat } from './serving-formats.js';
 import { withLora, type AdapterForm } from './serving-form-lora.js';
 import {
-  embeddingIsQuantized, embeddingTensors, headLinear, linearTensors, mergedLinears, ROPE_COS, ROPE_SIN, type MergedLinear, type ServingForm,
+  embeddingIsQuantized, embeddingTensors, headLinear, linearTensors, mergedLinears, NOTHING_STORED, ROPE_COS, ROPE_SIN, type MergedLinear, type ServingForm,
+  type StoredFormats,
 } from './serving-form-weights.js';
 
 export interface ServingGraphOptions {
   readonly config: DecoderConfig;
   readonly form: ServingForm;
+  /** Layers whose integers are the checkpoint's own; none by default. */
+  readonly stored?: StoredFormats;
+  /** Products of quantized layers: 4, the default, rounds x to 8 bits per block and multiplies integers; 1 computes in float32. */
+  readonly accuracyLevel?: 1 | 4;
   readonly adapters: AdapterForm;
   /** S: length of a slot and of the rotary tables. */
   readonly contextTokens: number;
@@ -69,7 +75,7 @@ class ServingLowering implements DecoderLowering<Stream, Value> {
   project(x: Value, modules: readonly string[]): readonly Value[] {
     const linear = Object.values(this.#linears).find((candidate) => candidate.modules[0] === modules[0]);
     if (linear?.modules.length !== modules.length) throw new Error(`the serving form does not merge ${modules.join(', ')}`);
-    return [withLora(this.graph, this.options.adapters, linear, x, linearLayer(this.graph, linear, this.options.form, x))];
+    return [withLora(this.graph, this.options.adapters, linear, x, linearLayer(this.graph, linear, this.options, x))];
   }
 
   attention([qkv]: readonly Value[]): Value {
@@ -104,14 +110,17 @@ class ServingLowering implements DecoderLowering<Stream, Value> {
   }
 }
 
+type LayerOptions = Pick<ServingGraphOptions, 'form' | 'stored' | 'accuracyLevel'>;
+
 /** x [...,K] · Wᵀ + bias. */
-function linearLayer(graph: Graph, linear: MergedLinear, form: ServingForm, x: Value): Value {
-  const tensors = linearTensors(linear, form).map((tensor) => graph.weight(tensor.name, tensor.dtype, tensor.shape));
+function linearLayer(graph: Graph, linear: MergedLinear, { form, stored = NOTHING_STORED, accuracyLevel = 4 }: LayerOptions, x: Value): Value {
+  const format = linearFormat(linear, form, stored);
+  const [weight, scales, zeroPoints] = linearTensors({ ...linear, bias: false }, format).map((tensor) => graph.weight(tensor.name, tensor.dtype, tensor.shape));
   const N = linear.outputs.reduce((sum, outputs) => sum + outputs, 0);
-  const y = form === 'float32'
-    ? ops.fusedMatMul(x, tensors[0]!, { transB: true })
-    : ops.matMulNBits(x, tensors[0]!, tensors[1]!, null, { K: linear.inputs, N, bits: 8, blockSize: QUANTIZATION_BLOCK, accuracyLevel: 4 });
-  return linear.bias ? ops.add(y, tensors.at(-1)!) : y;
+  const y = format === 'float32'
+    ? ops.fusedMatMul(x, weight!, { transB: true })
+    : ops.matMulNBits(x, weight!, scales!, zeroPoints ?? null, { K: linear.inputs, N, bits: format.bits, blockSize: format.blockSize, accuracyLevel });
+  return linear.bias ? ops.add(y, graph.weight(`${linear.name}.bias`, 'float32', [N])) : y;
 }
 
 function embed(graph: Graph, { config, form }: ServingGraphOptions, tokens: Value): Value {
@@ -150,7 +159,7 @@ function finalNorm(graph: Graph, { config }: ServingGraphOptions, stream: Stream
 function decodeGraph(options: ServingGraphOptions): Graph {
   const graph = new Graph(`decode.${options.adapters}`);
   const stream = body(graph, options, graph.input('tokens', 'int64', ['B', 1]), true);
-  graph.output(linearLayer(graph, headLinear(options.config), options.form, finalNorm(graph, options, stream, undefined)), 'logits');
+  graph.output(linearLayer(graph, headLinear(options.config), options, finalNorm(graph, options, stream, undefined)), 'logits');
   return graph;
 }
 
@@ -177,19 +186,19 @@ function hiddenGraph(name: string, options: ServingGraphOptions, cached: boolean
 }
 
 /** The head: hidden [N,C] → logits [N,V]. */
-function headGraph(options: Pick<ServingGraphOptions, 'config' | 'form'>): Graph {
+function headGraph(options: LayerOptions & Pick<ServingGraphOptions, 'config'>): Graph {
   const graph = new Graph('head');
   const hidden = graph.input('hidden', 'float32', ['N', options.config.hiddenSize]);
-  graph.output(linearLayer(graph, headLinear(options.config), options.form, hidden), 'logits');
+  graph.output(linearLayer(graph, headLinear(options.config), options, hidden), 'logits');
   return graph;
 }
 
 /** The head for scoring: hidden [N,C], candidates int64 [N,L] → log_probabilities [N,L], normalized over the vocabulary. */
-function scoreGraph(options: Pick<ServingGraphOptions, 'config' | 'form'>): Graph {
+function scoreGraph(options: LayerOptions & Pick<ServingGraphOptions, 'config'>): Graph {
   const graph = new Graph('score');
   const hidden = graph.input('hidden', 'float32', ['N', options.config.hiddenSize]);
   const candidates = graph.input('candidates', 'int64', ['N', 'L']);
-  const logits = linearLayer(graph, headLinear(options.config), options.form, hidden);
+  const logits = linearLayer(graph, headLinear(options.config), options, hidden);
   graph.output(ops.gatherElements(ops.logSoftmax(logits, -1), candidates, 1), 'log_probabilities');
   return graph;
 }

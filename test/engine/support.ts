@@ -48,7 +48,7 @@ export function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): n
 }
 
 /** Logits [tokens, V] of one sequence in one pass from an empty past. */
-export async function oneShotLogits(model: ServingModel, tokens: readonly number[]): Promise<Float32Array> {
+export async function oneShotLogits(model: Pick<ServingModel, 'runtime' | 'session'>, tokens: readonly number[]): Promise<Float32Array> {
   const { runtime } = model;
   const batch = await model.session('batch.none');
   const head = await model.session('head');

@@ -26,7 +26,7 @@ describe('graphs', () => {
   test('every kind asks only for weights that the groups make, with their shapes', () => {
     const kinds: ServingSessionKind[] = ['decode.none', 'decode.shared', 'decode.rows', 'chunk.none', 'chunk.shared', 'batch.none', 'batch.shared', 'head', 'score'];
     for (const variation of [config, { ...config, tieWordEmbeddings: false, attentionBias: true, mlpBias: true }, { ...config, hiddenSize: 48 }, { ...config, layers: 2, intermediateSizes: [48, 80] }]) {
-      for (const form of ['int8', 'float32'] as const) {
+      for (const form of ['int4', 'int8', 'float32'] as const) {
         const made = new Map(servingWeightGroups(variation, form, 32).flatMap((group) => group.tensors).map((t) => [t.name, `${t.dtype} ${t.shape.join()}`]));
         const used = new Set<string>();
         for (const kind of kinds) {
