@@ -28,14 +28,15 @@ class SharedBase {
 export class TrainingHost {
   private readonly bases = new Map<string, SharedBase>();
 
-  constructor(readonly runtime: Runtime) {}
+  /** `profilePrefix`: every session writes its operators' times into a file whose name begins so; see `endProfiling`. */
+  constructor(readonly runtime: Runtime, private readonly options: { readonly profilePrefix?: string } = {}) {}
 
   /** Keeps the base until the lease is released. */
   lease(base: BaseModel): BaseLease {
     let shared = this.bases.get(base.key);
     if (shared === undefined) this.bases.set(base.key, (shared = new SharedBase(base)));
     shared.leases += 1;
-    return new BaseLease(this.runtime, shared, async () => {
+    return new BaseLease(this.runtime, shared, this.options, async () => {
       if (--shared.leases > 0) return;
       this.bases.delete(base.key);
       for (const session of await Promise.allSettled(shared.sessions.values())) if (session.status === 'fulfilled') session.value.dispose();
@@ -49,7 +50,7 @@ export class BaseLease {
   private released = false;
 
   /** Made by TrainingHost. */
-  constructor(readonly runtime: Runtime, private readonly shared: SharedBase, private readonly onReleased: () => Promise<void>) {
+  constructor(readonly runtime: Runtime, private readonly shared: SharedBase, private readonly options: { readonly profilePrefix?: string }, private readonly onReleased: () => Promise<void>) {
     this.config = shared.base.config;
   }
 
@@ -71,7 +72,7 @@ export class BaseLease {
 
   /** The session of a graph; built once per key and shared. */
   session(key: string, build: () => Graph): Promise<Session> {
-    return remember(this.shared.sessions, key, () => this.runtime.loadSession(serialize(build()), { name: `training:${key}` }));
+    return remember(this.shared.sessions, key, () => this.runtime.loadSession(serialize(build()), { name: `training:${key}`, ...this.options }));
   }
 
   /** Gives the base back. Releasing twice is allowed. */
