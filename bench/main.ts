@@ -4,6 +4,17 @@ import { cpus, totalmem } from 'node:os';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { smoke } from './smoke.js';
+import { tune } from './tune.js';
+
+const log = (text: string): void => void process.stderr.write(`${text}\n`);
+
+/** Prints the figures with the date and the machine, and writes them to the file. */
+async function write(figures: object, file: string | undefined): Promise<void> {
+  const machine = { cores: cpus().length, model: cpus()[0]?.model, memoryBytes: totalmem(), node: process.version };
+  const text = JSON.stringify({ date: new Date().toISOString(), machine, ...figures }, null, 2) + '\n';
+  process.stdout.write(text);
+  if (file !== undefined) await writeFile(resolve(file), text);
+}
 
 const program = new Command('bench').description('Measurements; they want a quiet machine.');
 program
@@ -13,10 +24,18 @@ program
   .option('--device <device>', 'cpu or cuda:N', 'cpu')
   .option('--json <file>', 'write the figures there')
   .action(async (options: { model?: string; device: string; json?: string }) => {
-    const figures = await smoke({ ...options, log: (text) => process.stderr.write(`${text}\n`) });
-    const machine = { cores: cpus().length, model: cpus()[0]?.model, memoryBytes: totalmem(), node: process.version };
-    const text = JSON.stringify({ date: new Date().toISOString(), machine, ...figures }, null, 2) + '\n';
-    process.stdout.write(text);
-    if (options.json !== undefined) await writeFile(resolve(options.json), text);
+    await write(await smoke({ ...options, log }), options.json);
   });
+program
+  .command('tune')
+  .description('training beside PyTorch + PEFT, interleaved; needs the Python environment of scripts/python-env.sh')
+  .option('--model <id|path>', 'the base (default: SmolLM2)')
+  .option('--cases <ids>', 'some of the cases, separated by commas', (text) => text.split(','))
+  .option('--rounds <n>', 'rounds of every case', Number, 5)
+  .option('--steps <n>', 'steps of a participant in a round', Number, 3)
+  .option('--json <file>', 'write the figures there')
+  .action(async (options: { model?: string; cases?: string[]; rounds: number; steps: number; json?: string }) => {
+    await write(await tune({ ...options, log }), options.json);
+  });
+
 await program.parseAsync();

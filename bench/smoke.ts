@@ -5,12 +5,12 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { connect, DatasetFormat, JobState, type LoricaClient } from '../src/client/index.js';
+import { connect, type LoricaClient } from '../src/client/index.js';
 import { chooseBase, PREFERRED_MODEL } from '../src/cli/quickstart/model.js';
-import { readReviews } from '../src/cli/quickstart/reviews.js';
 import { startServerProcess } from '../src/cli/quickstart/server-process.js';
 import { float32ProductGigaflops } from './product-rate.js';
 import { type Arrivals, jointRate, median, spread, type Spread, streamRate } from './statistics.js';
+import { longRows, trainingSteps, uploadRows } from './training-job.js';
 
 const BATCH_ROWS = 4;
 const ROW_TOKENS = 256;
@@ -113,50 +113,15 @@ async function measureGeneration(client: LoricaClient, target: string, log: (tex
   };
 }
 
-/** Rows of plain text, each longer than a row of the batch; the job cuts them so that exactly ROW_TOKENS are fed. */
-async function longRows(): Promise<Uint8Array> {
-  const reviews = await readReviews();
-  const rows: string[] = [];
-  let text = '';
-  for (const review of reviews) {
-    text += `${review.text} `;
-    if (text.length < ROW_TOKENS * 8) continue;
-    rows.push(JSON.stringify({ text: text.trim() }));
-    text = '';
-  }
-  return Buffer.from(rows.slice(0, rows.length - (rows.length % BATCH_ROWS)).join('\n') + '\n');
-}
-
 async function measureTraining(client: LoricaClient, baseId: string, log: (text: string) => void): Promise<SmokeFigures['training']> {
-  const parent = 'tenants/-';
-  const dataset = await client.datasets.uploadDataset({ parent, datasetId: 'long-rows', format: DatasetFormat.DATASET_FORMAT_JSONL }, await longRows());
-  const specification = {
-    baseModel: `models/${baseId}`,
-    adapterId: 'smoke',
-    stages: [
-      {
-        dataset: dataset.name,
-        trainable: { selection: { $case: 'lora' as const, value: { rank: 16 } } },
-        length: { $case: 'steps' as const, value: STEPS },
-        batchSize: BATCH_ROWS,
-        // A row of n + 1 tokens feeds n and predicts the n after each.
-        maxLengthTokens: ROW_TOKENS + 1,
-      },
-    ],
-  };
+  const dataset = await uploadRows(client, 'long-rows', await longRows(ROW_TOKENS, BATCH_ROWS));
   const rates: number[] = [];
-  let last = performance.now();
-  for await (const { event } of client.tune.tune({ parent, specification })) {
-    if (event?.$case === 'step') {
-      const now = performance.now();
-      const { step, tokens } = event.value;
-      if (step > WARM_UP_STEPS) rates.push((tokens * 1000) / (now - last));
-      log(`step ${step}: ${tokens} tokens, ${((tokens * 1000) / (now - last)).toFixed(0)} tokens/s`);
-      last = now;
-    } else if (event?.$case === 'result') {
-      if (event.value.state !== JobState.JOB_STATE_SUCCEEDED) throw new Error(`the tuning job ended as ${event.value.state}: ${event.value.error?.message ?? ''}`);
-      return { ...spread(rates), batch: `${BATCH_ROWS} x ${ROW_TOKENS}`, peakMemoryBytes: event.value.result?.peakMemoryBytes ?? Number.NaN };
-    }
+  let step = 0;
+  for await (const { tokens, seconds } of trainingSteps(client, { dataset, baseModel: `models/${baseId}`, rows: BATCH_ROWS, length: ROW_TOKENS, steps: STEPS, stage: {} })) {
+    step += 1;
+    if (step > WARM_UP_STEPS) rates.push(tokens / seconds);
+    log(`step ${step}: ${tokens} tokens, ${(tokens / seconds).toFixed(0)} tokens/s`);
   }
-  throw new Error('the tuning job gave no result');
+  const jobs = await client.tune.listTuningJobs({ parent: 'tenants/-' });
+  return { ...spread(rates), batch: `${BATCH_ROWS} x ${ROW_TOKENS}`, peakMemoryBytes: jobs.tuningJobs[0]?.result?.peakMemoryBytes ?? Number.NaN };
 }

@@ -27,6 +27,8 @@ export interface ServerProcess {
   readonly metricsAddress: string;
   /** Highest resident set so far; undefined where the system does not say (only Linux does). */
   peakMemoryBytes(): Promise<number | undefined>;
+  /** Processor time used so far, of all threads; undefined likewise. */
+  processorSeconds(): Promise<number | undefined>;
   /** SIGTERM, then SIGKILL after 15 s. Returns when the process has ended; may be called again. */
   stop(): Promise<void>;
 }
@@ -72,7 +74,7 @@ export async function startServerProcess(options: ServerOptions): Promise<Server
   };
   try {
     const { address, metricsAddress } = await listening(child, ended);
-    return { address, metricsAddress, stop, peakMemoryBytes: () => peakMemoryBytes(child) };
+    return { address, metricsAddress, stop, peakMemoryBytes: () => peakMemoryBytes(child), processorSeconds: () => processorSeconds(child) };
   } catch (cause) {
     await stop();
     throw new LoricaError('UNAVAILABLE', 'RUNTIME_UNAVAILABLE', `the server did not start:\n${log.join('\n')}`, { cause });
@@ -105,4 +107,15 @@ async function peakMemoryBytes(child: ChildProcess): Promise<number | undefined>
   const status = await readFile(`/proc/${child.pid}/status`, 'utf8').catch(() => '');
   const kibibytes = /^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1];
   return kibibytes === undefined ? undefined : Number(kibibytes) * 1024;
+}
+
+/** Ticks of /proc/PID/stat in a second, on every Linux that Node.js runs on. */
+const TICKS_PER_SECOND = 100;
+
+async function processorSeconds(child: ChildProcess): Promise<number | undefined> {
+  if (child.pid === undefined) return undefined;
+  const stat = await readFile(`/proc/${child.pid}/stat`, 'utf8').catch(() => '');
+  // Fields 14 and 15, counted from the state, which follows the name in parentheses.
+  const [user, system] = stat.slice(stat.lastIndexOf(')') + 2).split(' ').slice(11, 13);
+  return user === undefined || system === undefined ? undefined : (Number(user) + Number(system)) / TICKS_PER_SECOND;
 }
