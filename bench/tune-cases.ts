@@ -1,5 +1,5 @@
 /** What `npm run bench -- tune` compares: our settings, the peer's, and the batch. */
-import { SavedActivations, type DeepPartial, type TuningSpecification, type TuningStage } from '../src/client/index.js';
+import { BaseWeights, SavedActivations, type DeepPartial, type TuningSpecification, type TuningStage } from '../src/client/index.js';
 
 /** PyTorch as it comes, with glibc's malloc thresholds raised, and in bfloat16 (with them raised). */
 export type PeerKind = 'float32' | 'float32TunedMalloc' | 'bfloat16';
@@ -39,4 +39,16 @@ export const TUNE_CASES: readonly TuneCase[] = [
     ours: { stage: lora }, peers: ['float32'],
   },
   { id: 'context1024', title: 'LoRA, one row of 1,024 tokens', method: 'lora', rows: 1, length: 1024, ours: { stage: lora }, peers: ['float32'] },
+  {
+    id: 'int8Base', title: 'LoRA on a base held in int8, beside float32', method: 'lora', rows: 4, length: 256,
+    ours: { stage: lora, options: { baseWeights: BaseWeights.BASE_WEIGHTS_INT8 } }, beside: { stage: lora }, peers: ['float32'],
+  },
+  {
+    id: 'int4Base', title: 'LoRA on a base held in int4, only layer inputs kept, beside float32', method: 'lora', rows: 4, length: 256,
+    ours: { stage: { ...lora, ...layerInputs }, options: { baseWeights: BaseWeights.BASE_WEIGHTS_INT4 } }, beside: { stage: { ...lora, ...layerInputs } }, peers: ['float32'],
+  },
+  {
+    id: 'int8Products', title: 'LoRA with products of eight-bit integers, beside float32', method: 'lora', rows: 4, length: 256,
+    ours: { stage: lora, options: { int8Products: true } }, beside: { stage: lora }, peers: ['float32', 'bfloat16'],
+  },
 ];

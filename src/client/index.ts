@@ -47,7 +47,7 @@ export type {
 export { ExportType, type ExportCheckpointHeader } from '../gen/lorica/v1/model_service.js';
 export type { ServedBy, TokenUsage } from '../gen/lorica/v1/types.js';
 export type { TuningJobEvent, TuningStep } from '../gen/lorica/v1/tune_service.js';
-export { Component, LossScope, SavedActivations, ScheduleKind } from '../gen/lorica/v1/tuning.js';
+export { BaseWeights, Component, LossScope, SavedActivations, ScheduleKind } from '../gen/lorica/v1/tuning.js';
 export type { Trainable, TuningSpecification, TuningStage } from '../gen/lorica/v1/tuning.js';
 
 export interface ConnectOptions {

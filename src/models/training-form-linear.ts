@@ -6,6 +6,7 @@
 import { customVjp } from '../autodiff/index.js';
 import { ops, type Dim, type Graph, type Value } from '../onnx/index.js';
 import type { LinearModule } from './decoder.js';
+import { dequantizedWeight, integerBackwardProduct, integerForwardProduct, type FrozenWeights } from './training-form-weights.js';
 
 /** Rows of every activation: batch times length. */
 export const TOKENS: Dim = 'B*T';
@@ -56,6 +57,9 @@ export class LinearLayers {
     private readonly graph: Graph,
     private readonly lora: ReadonlyMap<LinearModule, LoraKind>,
     private readonly sums: GradientSums,
+    private readonly frozen: FrozenWeights,
+    /** Shapes of the weights, [out, in], by local name. */
+    private readonly shapes: ReadonlyMap<string, readonly number[]>,
     /** Names a value that is worth handing to the backward segment. */
     private readonly keep: (value: Value, name: string) => Value,
   ) {}
@@ -67,7 +71,7 @@ export class LinearLayers {
    * mask, dW = dzᵀ·x, dmagnitude = Σ dy∘z / n: the merged weight's gradient is never formed for LoRA.
    */
   lower(x: Value, module: LinearModule): Value {
-    const weight = this.graph.value(`${module}.weight`);
+    const weight = this.weight(module);
     const bias = this.graph.has(`${module}.bias`) ? this.graph.value(`${module}.bias`) : undefined;
     const lora = this.lora.get(module);
     const a = lora === undefined ? undefined : this.graph.value(loraA(module));
@@ -84,7 +88,7 @@ export class LinearLayers {
     const [y] = customVjp(
       operands,
       () => {
-        const base = bias === undefined || magnitude !== undefined ? ops.fusedMatMul(x, weight, { transB: true }) : ops.gemm(x, weight, bias, { transB: true });
+        const base = this.forwardProduct(x, weight, module, magnitude === undefined ? bias : undefined);
         if (a === undefined || b === undefined) return [base];
         if (mask !== undefined) dropped = ops.mul(x, mask);
         u = this.keep(ops.fusedMatMul(dropped, a, { transB: true }), `${module}.lora_A.output`);
@@ -102,7 +106,7 @@ export class LinearLayers {
         const v = a !== undefined && b !== undefined && (needs(x) || needs(a)) ? ops.fusedMatMul(dz, b, { alpha: scaling }) : undefined;
         return operands.map((operand) => {
           if (!needs(operand)) return null;
-          if (operand === x) return v === undefined ? ops.matMul(dz, weight) : this.inputGradient(v, a!, ops.matMul(dz, weight), mask);
+          if (operand === x) return v === undefined ? this.backwardProduct(dz, weight, module) : this.inputGradient(v, a!, this.backwardProduct(dz, weight, module), mask);
           if (operand === weight) return this.sums.product(weight, dz, x, 1);
           if (operand === bias) return ops.reduceSum(dy!, [0], false);
           if (operand === magnitude) return ops.div(ops.reduceSum(ops.mul(dy!, z), [0], false), n);
@@ -111,6 +115,26 @@ export class LinearLayers {
       },
     );
     return y!;
+  }
+
+  /** The weight [out, in] in float32: an input, or computed from the form in which it is held. */
+  private weight(module: LinearModule): Value {
+    const name = `${module}.weight`;
+    const held = this.frozen.get(module)?.find((form) => form === 'int8' || form === 'int4');
+    return held === undefined ? this.graph.value(name) : dequantizedWeight(this.graph, name, held, this.shapes.get(name) as readonly [number, number]);
+  }
+
+  private forwardProduct(x: Value, weight: Value, module: LinearModule, bias: Value | undefined): Value {
+    if (this.frozen.get(module)?.includes('int8ByOutput') !== true) {
+      return bias === undefined ? ops.fusedMatMul(x, weight, { transB: true }) : ops.gemm(x, weight, bias, { transB: true });
+    }
+    const product = integerForwardProduct(x, weight);
+    return bias === undefined ? product : ops.add(product, bias);
+  }
+
+  /** dz · W. */
+  private backwardProduct(dz: Value, weight: Value, module: LinearModule): Value {
+    return this.frozen.get(module)?.includes('int8ByInput') === true ? integerBackwardProduct(dz, weight.name) : ops.matMul(dz, weight);
   }
 
   /** base + v·A, the product through the mask where there is one. */

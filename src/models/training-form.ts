@@ -13,6 +13,7 @@ import { decoderLayer, LAYER_NORMS, LINEAR_MODULES, type DecoderLowering, type L
 import { AttentionLayers } from './training-form-attention.js';
 import { dropped, residualDropoutMask, type LayerDropout } from './training-form-dropout.js';
 import { dropoutMask, GradientSums, LinearLayers, loraA, loraB, loraMagnitude, TOKENS, type LoraKind } from './training-form-linear.js';
+import { declareWeight, type FrozenWeights } from './training-form-weights.js';
 
 /** What tells one layer's graphs from another's. Names are local to the layer: 'self_attn.q_proj.weight'. */
 export interface LayerKind {
@@ -26,6 +27,7 @@ export interface LayerKind {
   /** Rows hold several sequences: the mask is [B,1,1,T,T], each row's own, instead of [T,T]. */
   readonly packed?: boolean;
   readonly dropout?: LayerDropout;
+  readonly frozen?: FrozenWeights;
 }
 
 /** A value that the forward segment hands to the backward segment of the same layer. */
@@ -72,14 +74,14 @@ const PREFIX = 'layer';
 /** What enters down_proj, [B*T, F]: an output of `layerForward` where it is asked for. */
 export const ACTIVATION = 'mlp.activation';
 
-export interface ForwardKind extends Pick<LayerKind, 'lora' | 'packed' | 'dropout'> {
+export interface ForwardKind extends Pick<LayerKind, 'lora' | 'packed' | 'dropout' | 'frozen'> {
   /** Also gives `ACTIVATION`. */
   readonly activation?: boolean;
 }
 
 /** A forward-only layer: same inputs as the forward segment, output y and what the kind asks for. */
-export function layerForward(config: DecoderConfig, { lora, packed = false, dropout = {}, activation = false }: ForwardKind): Graph {
-  const lowering = new TrainingLowering(config, lora, new Set(), packed, dropout);
+export function layerForward(config: DecoderConfig, { lora, packed = false, dropout = {}, frozen = new Map(), activation = false }: ForwardKind): Graph {
+  const lowering = new TrainingLowering(config, lora, new Set(), packed, dropout, frozen);
   const y = lowering.build();
   const outputs = activation ? [y, lowering.graph.rename(lowering.activation!, ACTIVATION)] : [y];
   return extract(lowering.graph, { name: 'layer-forward-only', outputs, stopAt: [] });
@@ -93,7 +95,7 @@ export function layerSegments(config: DecoderConfig, kind: LayerKind): LayerSegm
 }
 
 function differentiate(config: DecoderConfig, kind: LayerKind, adding: boolean): Omit<LayerSegments, 'backwardAdding'> {
-  const lowering = new TrainingLowering(config, kind.lora, adding ? kind.trainable : new Set(), kind.packed === true, kind.dropout ?? {});
+  const lowering = new TrainingLowering(config, kind.lora, adding ? kind.trainable : new Set(), kind.packed === true, kind.dropout ?? {}, kind.frozen ?? new Map());
   const { graph } = lowering;
   const y = lowering.build();
   const dy = graph.input('dy', 'float32', [TOKENS, config.hiddenSize]);
@@ -125,7 +127,7 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
 
   constructor(
     private readonly config: DecoderConfig, private readonly lora: LayerKind['lora'], adding: ReadonlySet<string>, packed: boolean,
-    private readonly dropout: LayerDropout,
+    private readonly dropout: LayerDropout, frozen: FrozenWeights,
   ) {
     const { graph } = this;
     graph.input('x', 'float32', [TOKENS, config.hiddenSize]);
@@ -135,10 +137,10 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
       sin: graph.input('sin', 'float32', ['P', config.headDim / 2]),
       mask: graph.input('mask', 'float32', packed ? ['B', 1, 1, 'T', 'T'] : ['T', 'T']),
     }, dropout.attention);
-    this.linears = new LinearLayers(graph, lora, this.sums, (value, name) => this.keep(value, name));
     const parameters = layerParameters(config, lora);
+    this.linears = new LinearLayers(graph, lora, this.sums, frozen, parameters, (value, name) => this.keep(value, name));
     for (const [name, shape] of parameters) {
-      graph.input(name, 'float32', shape);
+      declareWeight(graph, name, shape, frozen.get(name.replace(/\.weight$/, '') as LinearModule) ?? []);
       if (adding.has(name)) this.sums.declare(graph, name, shape);
     }
     for (const [module, { dropoutScale }] of lora) {

@@ -72,7 +72,13 @@ export function readTuningSpecification(
   );
   const stages = message.stages.map((stage, i) => readStage(stage, `${path}.stages[${i}]`, identity, fields));
   return {
-    specification: { baseModel, stages, seed: message.seed ?? 0 },
+    specification: defined({
+      baseModel,
+      stages,
+      seed: message.seed ?? 0,
+      baseWeights: readBaseWeights(message.baseWeights, `${path}.base_weights`, fields),
+      int8Products: message.int8Products ? true : undefined,
+    }),
     adapter: message.adapterId,
     alias: message.alias === '' ? undefined : message.alias,
     canonical: {
@@ -305,6 +311,22 @@ export function readLabelTemplate(
     'must hold {label} and at most 1024 characters',
   );
   return { prompt, label };
+}
+
+function readBaseWeights(value: proto.BaseWeights, path: string, fields: Fields): 'float32' | 'int8' | 'int4' | undefined {
+  switch (value) {
+    case proto.BaseWeights.BASE_WEIGHTS_UNSPECIFIED:
+      return undefined;
+    case proto.BaseWeights.BASE_WEIGHTS_FLOAT32:
+      return 'float32';
+    case proto.BaseWeights.BASE_WEIGHTS_INT8:
+      return 'int8';
+    case proto.BaseWeights.BASE_WEIGHTS_INT4:
+      return 'int4';
+    case proto.BaseWeights.UNRECOGNIZED:
+      fields.add(path, 'must be FLOAT32, INT8 or INT4');
+      return undefined;
+  }
 }
 
 function readSavedActivations(value: proto.SavedActivations, path: string, fields: Fields): 'linear' | 'layer' | undefined {

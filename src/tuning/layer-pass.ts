@@ -10,6 +10,7 @@ import { dropoutMask, loraA, loraB, loraMagnitude, type LoraKind } from '../mode
 import type { Binding, Session, Tensor } from '../runtime/index.js';
 import type { Activations, ShapeInputs } from './activations.js';
 import { probabilitiesPlace, residualPlace, type DropoutMasks } from './dropout.js';
+import { frozenForms, integerTensors } from './frozen-weights.js';
 import type { BaseLease } from './training-host.js';
 import type { Parameters } from './parameters.js';
 
@@ -29,6 +30,8 @@ export interface StageModel {
   readonly config: DecoderConfig;
   /** A tensor by its checkpoint name: trained here, changed by an earlier stage, or the base's. */
   tensor(name: string): Promise<Tensor>;
+  /** Name in the base of a tensor that is the base's, neither trained nor changed. */
+  baseName(name: string): string | undefined;
   /** LoRA by full module name, trained here or frozen from an earlier stage. */
   readonly lora: ReadonlyMap<string, LoraTensors>;
   /** Undefined for a pass that computes no gradients. */
@@ -68,9 +71,10 @@ export class LayerPass {
   /** `lowest`: index of the lowest layer below which nothing is trained (−1 when the embedding is); layers under it run forward only. */
   static async create(lease: BaseLease, model: StageModel, index: number, lowest: number, options: LayerOptions, masks: DropoutMasks): Promise<LayerPass> {
     const config = configOfLayer(model.config, index);
-    const kind = kindOf(config, model, index, lowest, options, masks);
-    const tensors = await layerTensors(config, model, index, kind.lora);
+    const kind = kindOf(config, lease, model, index, lowest, options, masks);
+    const tensors = await layerTensors(config, lease, model, index, kind);
     const dropout = `${kind.dropout?.attention ?? ''}/${kind.dropout?.residual ?? ''}`;
+    const frozen = [...(kind.frozen ?? [])].map(([module, forms]) => `${module}/${forms.join('/')}`).join(',');
     const lora = [...kind.lora].map(([module, { rank, scaling, dora, dropoutScale }]) => `${module}/${rank}/${scaling}/${dora === true ? 'dora' : ''}/${dropoutScale ?? ''}`).join(',');
     const withWeights = (step: Step): Step => {
       for (const { name } of step.session.inputs) {
@@ -80,11 +84,11 @@ export class LayerPass {
       return step;
     };
     if (index < lowest || model.parameters === undefined) {
-      const session = await lease.session(`layer:${config.intermediateSize}:${lora}:${options.packed}:${dropout}:${options.activation === true}`, () => layerForward(config, { ...kind, activation: options.activation === true }));
+      const session = await lease.session(`layer:${config.intermediateSize}:${lora}:${options.packed}:${dropout}:${frozen}:${options.activation === true}`, () => layerForward(config, { ...kind, activation: options.activation === true }));
       return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks, options.activation === true ? config.intermediateSize : undefined);
     }
     const segments = layerSegments(config, kind);
-    const key = `${config.intermediateSize}:${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}:${dropout}`;
+    const key = `${config.intermediateSize}:${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}:${dropout}:${frozen}`;
     const forward = withWeights(bind(await lease.session(`layer-forward:${key}`, () => segments.forward)));
     const backward = withWeights(bind(await lease.session(`layer-backward:${key}`, () => segments.backward)));
     const adding = withWeights(bind(await lease.session(`layer-backward-adding:${key}`, () => segments.backwardAdding)));
@@ -153,7 +157,7 @@ export class LayerPass {
   }
 }
 
-function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest: number, options: LayerOptions, masks: DropoutMasks): LayerKind {
+function kindOf(config: DecoderConfig, lease: BaseLease, model: StageModel, index: number, lowest: number, options: LayerOptions, masks: DropoutMasks): LayerKind {
   const prefix = layerPrefix(index);
   const lora = new Map<LinearModule, LoraKind>();
   for (const module of LINEAR_MODULES) {
@@ -166,20 +170,21 @@ function kindOf(config: DecoderConfig, model: StageModel, index: number, lowest:
   const trainable = new Set(names.filter((local) => model.parameters?.has(`${prefix}.${local}`) === true));
   const [attention, residual] = [masks.scale(probabilitiesPlace(index)), masks.scale(residualPlace(index, 'mlp'))];
   const dropout: LayerDropout = { ...(attention === undefined ? {} : { attention }), ...(residual === undefined ? {} : { residual }) };
-  return { lora, trainable, inputGradient: index > lowest, dropout, ...options };
+  const differentiated = model.parameters !== undefined && index >= lowest;
+  return { lora, trainable, inputGradient: index > lowest, dropout, frozen: frozenForms(config, lease, model, prefix, differentiated), ...options };
 }
 
 /** This layer's tensors under their local names. */
-async function layerTensors(config: DecoderConfig, model: StageModel, index: number, lora: LayerKind['lora']): Promise<Map<string, Tensor>> {
+async function layerTensors(config: DecoderConfig, lease: BaseLease, model: StageModel, index: number, { lora, frozen }: LayerKind): Promise<Map<string, Tensor>> {
   const prefix = layerPrefix(index);
-  const tensors = new Map<string, Tensor>();
+  const { tensors, instead } = await integerTensors(lease, model, prefix, frozen ?? new Map());
   for (const module of lora.keys()) {
     const { a, b, magnitude } = model.lora.get(`${prefix}.${module}`)!;
     tensors.set(loraA(module), a).set(loraB(module), b);
     if (magnitude !== undefined) tensors.set(loraMagnitude(module), magnitude);
   }
   for (const local of layerParameters(config, lora).keys()) {
-    if (!tensors.has(local)) tensors.set(local, await model.tensor(`${prefix}.${local}`));
+    if (!tensors.has(local) && !instead.has(local)) tensors.set(local, await model.tensor(`${prefix}.${local}`));
   }
   return tensors;
 }

@@ -60,7 +60,7 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
   const { checkpoint, signal } = input;
   const { config, weights, digest } = checkpoint;
   const stages = checkTuning(input.specification, config);
-  const lease = input.host.lease({ key: digest, config, weights });
+  const lease = input.host.lease({ key: digest, config, weights }, { weights: input.specification.baseWeights ?? 'float32', int8Products: input.specification.int8Products ?? false });
   try {
     const start = await startingModel({
       lease, checkpoint, stage: input.specification.stages[0]!, seed: input.specification.seed, signal,

@@ -7,6 +7,7 @@ import { invalidFields, type FieldViolation } from '../common/errors.js';
 import type { ArchitectureEdits } from '../models/architecture.js';
 import type { HeadChoice, ReplaceEmbeddingsInput } from '../models/pretrained-embeddings.js';
 import type { LabelTemplate } from '../models/prompt.js';
+import type { BaseWeightForm } from '../models/training-form-weights.js';
 import { objectiveViolations, resolveObjective, type ObjectiveSpecification, type ResolvedObjective } from './objective-specification.js';
 
 export type Component = 'attention' | 'feedForward' | 'embeddings' | 'norms' | 'head' | 'biases';
@@ -130,6 +131,13 @@ export interface TuningSpecification {
   readonly stages: readonly StageSpecification[];
   /** Integer 0 … 2^53 − 1. The same seed, machine and thread count give the same bytes. */
   readonly seed: number;
+  /**
+   * How frozen linear weights are held while training. In integers they take a quarter or an eighth of the memory, and gradients are exact
+   * for the weights that the integers stand for (QLoRA, Dettmers et al. 2023). Default 'float32'.
+   */
+  readonly baseWeights?: BaseWeightForm;
+  /** Some products with frozen weights in eight-bit integers: faster, with errors (docs/performance.md). Only with float32 weights. Default false. */
+  readonly int8Products?: boolean;
 }
 
 /** A stage with every default applied. */
@@ -246,6 +254,9 @@ export function checkSpecification(specification: TuningSpecification): void {
     for (const field of ['architecture', 'embeddings'] as const) {
       if (stage[field] !== undefined) violations.push({ field: `specification.stages[${i + 1}].${field}`, description: 'only the first stage can change the model before training' });
     }
+  }
+  if (specification.int8Products === true && (specification.baseWeights ?? 'float32') !== 'float32') {
+    violations.push({ field: 'specification.int8Products', description: 'needs baseWeights float32: it takes the float32 values of some channels' });
   }
   if (!Number.isSafeInteger(specification.seed) || specification.seed < 0) violations.push({ field: 'specification.seed', description: 'must be an integer from 0 to 2^53 - 1' });
   if (violations.length > 0) throw invalidFields(violations);

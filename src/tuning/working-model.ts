@@ -116,17 +116,17 @@ export class WorkingModel {
         b.f32().set(earlier.b.f32());
       }
       const magnitude = settings.dora ? parameters.value(loraMagnitude(module)) : undefined;
-      magnitude?.f32().set(earlier?.magnitude?.f32() ?? normsOfRows((await this.tensor(`${module}.weight`)).f32(), magnitude.f32().length));
+      magnitude?.f32().set(earlier?.magnitude?.f32() ?? normsOfRows(await this.computedWith(`${module}.weight`), magnitude.f32().length));
       this.lora.set(module, { rank: settings.rank, scaling: settings.scaling, a, b, magnitude });
     }
     const dropout = modelDropout(this.start.config, this.start.dropout);
     for (const [module, settings] of plan.lora) dropout.set(module, settings.dropout);
-    return { config: this.start.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters, dropout };
+    return { config: this.start.config, tensor: (name) => this.tensor(name), baseName: (name) => this.baseName(name), lora: this.lora, parameters, dropout };
   }
 
   /** The state as it is, for a pass without gradients. It reads what a stage is training. */
   frozen(): StageModel {
-    return { config: this.start.config, tensor: (name) => this.tensor(name), lora: this.lora, parameters: undefined, dropout: new Map() };
+    return { config: this.start.config, tensor: (name) => this.tensor(name), baseName: (name) => this.baseName(name), lora: this.lora, parameters: undefined, dropout: new Map() };
   }
 
   /**
@@ -165,6 +165,17 @@ export class WorkingModel {
     const intermediateSizes = layerOrigins.map((_, layer) => feedForwardSize(config, layer));
     const architecture = { layerOrigins, intermediateSizes, tieWordEmbeddings: config.tieWordEmbeddings };
     return isOfBase(base, architecture) ? undefined : architecture;
+  }
+
+  /** Name in the base of a tensor that is neither trained nor changed; undefined for others. */
+  private baseName(name: string): string | undefined {
+    return this.changed.has(name) || this.start.made.has(name) ? undefined : this.origin(name);
+  }
+
+  /** A weight as training computes with it: a base that is held in integers stands for other values than its file's. */
+  private async computedWith(name: string): Promise<Float32Array> {
+    const base = this.baseName(name);
+    return (base === undefined ? undefined : await this.lease.dequantized(base)) ?? (await this.tensor(name)).f32();
   }
 
   private async tensor(name: string): Promise<Tensor> {
@@ -206,10 +217,14 @@ export class WorkingModel {
     const dora = lora.magnitude !== undefined;
     const session = await this.lease.session(`merge:${lora.scaling}:${dora}`, () => mergeGraph(lora.scaling, dora));
     const merged = this.lease.runtime.empty('float32', this.shapes.get(name)!);
-    const binding = session.binding().input('weight', await this.tensor(name)).input('a', lora.a).input('b', lora.b).output('merged', merged);
+    const base = this.baseName(name);
+    // Where the base is held in integers its float32 values are read for this alone: what leaves the job is merged into the base itself.
+    const own = base === undefined || this.lease.held(base) === 'float32' ? undefined : await this.lease.owned(base);
+    const binding = session.binding().input('weight', own ?? (await this.tensor(name))).input('a', lora.a).input('b', lora.b).output('merged', merged);
     if (lora.magnitude !== undefined) binding.input('magnitude', lora.magnitude);
     await session.run(binding, { lane: 'training' });
     binding.dispose();
+    own?.dispose();
     this.changed.set(name, merged);
     this.lora.delete(module);
   }

@@ -47,6 +47,7 @@ export const CASES: Readonly<Record<Name, Case>> = {
   neg: { inputs: unit, build: (a) => ops.neg(v(a)), expected: [[1, -0, -0.5]] },
   abs: { inputs: unit, build: (a) => ops.abs(v(a)), expected: [[1, 0, 0.5]] },
   sign: { inputs: unit, build: (a) => ops.sign(v(a)), expected: [[-1, 0, 1]] },
+  floor: { inputs: unit, build: (a) => ops.floor(v(a)), expected: [[-1, 0, 0]] },
   identity: { inputs: unit, build: (a) => ops.identity(v(a)), expected: [[-1, 0, 0.5]] },
   sqrt: { inputs: pass, build: (a) => ops.sqrt(v(a)), expected: [[1, Math.SQRT2, 2]] },
   reciprocal: { inputs: pass, build: (a) => ops.reciprocal(v(a)), expected: [[1, 0.5, 0.25]] },

@@ -37,6 +37,13 @@ describe('readTuningSpecification', () => {
     });
   });
 
+  test('how the base is held and whether products are of integers', () => {
+    const held = (more: Partial) => read({ ...base, stages: [stage()], ...more });
+    expect(held({ baseWeights: proto.BaseWeights.BASE_WEIGHTS_INT4 }).request.specification).toMatchObject({ baseWeights: 'int4' });
+    expect(held({ int8Products: true }).request.specification).toMatchObject({ int8Products: true });
+    expect(held({ baseWeights: proto.BaseWeights.UNRECOGNIZED }).violations.map(({ field }) => field)).toEqual(['specification.base_weights']);
+  });
+
   test("the defaults that the proto comments state are the tuning layer's", () => {
     const resolved = resolveStage(read({ ...base, stages: [stage()] }).request.specification.stages[0]!, 4096);
     expect(resolved).toMatchObject({

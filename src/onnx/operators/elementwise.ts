@@ -45,6 +45,8 @@ export const neg = (x: Value): Value => unary('Neg', x);
 export const abs = (x: Value): Value => unary('Abs', x);
 /** -1, 0 or 1. */
 export const sign = (x: Value): Value => unary('Sign', x);
+/** The largest integer that is not above x. */
+export const floor = (x: Value): Value => unaryFloat('Floor', x);
 export const identity = (x: Value): Value => unary('Identity', x);
 export const sqrt = (x: Value): Value => unaryFloat('Sqrt', x);
 export const reciprocal = (x: Value): Value => unaryFloat('Reciprocal', x);

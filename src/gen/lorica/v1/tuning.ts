@@ -226,6 +226,72 @@ export function scheduleKindToNumber(object: ScheduleKind): number {
   }
 }
 
+/** How frozen linear weights are held while training. */
+export enum BaseWeights {
+  /** BASE_WEIGHTS_UNSPECIFIED - The default: float32. */
+  BASE_WEIGHTS_UNSPECIFIED = "BASE_WEIGHTS_UNSPECIFIED",
+  /** BASE_WEIGHTS_FLOAT32 - As they are. */
+  BASE_WEIGHTS_FLOAT32 = "BASE_WEIGHTS_FLOAT32",
+  /** BASE_WEIGHTS_INT8 - Blocks of 32 inputs of an output share a scale; the values that serving in eight bits uses. */
+  BASE_WEIGHTS_INT8 = "BASE_WEIGHTS_INT8",
+  /** BASE_WEIGHTS_INT4 - The same with four bits, rounded as GGUF's Q4_0. */
+  BASE_WEIGHTS_INT4 = "BASE_WEIGHTS_INT4",
+  UNRECOGNIZED = "UNRECOGNIZED",
+}
+
+export function baseWeightsFromJSON(object: any): BaseWeights {
+  switch (object) {
+    case 0:
+    case "BASE_WEIGHTS_UNSPECIFIED":
+      return BaseWeights.BASE_WEIGHTS_UNSPECIFIED;
+    case 1:
+    case "BASE_WEIGHTS_FLOAT32":
+      return BaseWeights.BASE_WEIGHTS_FLOAT32;
+    case 2:
+    case "BASE_WEIGHTS_INT8":
+      return BaseWeights.BASE_WEIGHTS_INT8;
+    case 3:
+    case "BASE_WEIGHTS_INT4":
+      return BaseWeights.BASE_WEIGHTS_INT4;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return BaseWeights.UNRECOGNIZED;
+  }
+}
+
+export function baseWeightsToJSON(object: BaseWeights): string {
+  switch (object) {
+    case BaseWeights.BASE_WEIGHTS_UNSPECIFIED:
+      return "BASE_WEIGHTS_UNSPECIFIED";
+    case BaseWeights.BASE_WEIGHTS_FLOAT32:
+      return "BASE_WEIGHTS_FLOAT32";
+    case BaseWeights.BASE_WEIGHTS_INT8:
+      return "BASE_WEIGHTS_INT8";
+    case BaseWeights.BASE_WEIGHTS_INT4:
+      return "BASE_WEIGHTS_INT4";
+    case BaseWeights.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function baseWeightsToNumber(object: BaseWeights): number {
+  switch (object) {
+    case BaseWeights.BASE_WEIGHTS_UNSPECIFIED:
+      return 0;
+    case BaseWeights.BASE_WEIGHTS_FLOAT32:
+      return 1;
+    case BaseWeights.BASE_WEIGHTS_INT8:
+      return 2;
+    case BaseWeights.BASE_WEIGHTS_INT4:
+      return 3;
+    case BaseWeights.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** What is kept between the forward and the backward pass of a layer. */
 export enum SavedActivations {
   /** SAVED_ACTIVATIONS_UNSPECIFIED - The default: linear. */
@@ -306,6 +372,17 @@ export interface TuningSpecification {
   adapterId: string;
   /** When set, this alias is moved to the new version once the job has succeeded, for example "production". */
   alias: string;
+  /**
+   * How the base's frozen linear weights are held in memory while training. Integers take a quarter (INT8) or an eighth (INT4) of the memory
+   * of these weights and cost some speed; training then sees the rounded weights, with exact gradients for them. Weights that are
+   * trained whole stay in float32. The adapter is the base's, whatever this says. Default FLOAT32.
+   */
+  baseWeights: BaseWeights;
+  /**
+   * Computes some products with frozen weights in eight-bit integers: the backward ones, and forward those of gate_proj and up_proj. About 1.2
+   * to 1.3 times the speed, for gradients with a cosine of about 0.998 to the exact ones. Needs base_weights FLOAT32. Default false.
+   */
+  int8Products: boolean;
 }
 
 /** One stage: a dataset, a selection of trainable parameters, an objective and an optimizer. */
@@ -627,7 +704,15 @@ export interface Schedule {
 }
 
 function createBaseTuningSpecification(): TuningSpecification {
-  return { baseModel: "", stages: [], seed: undefined, adapterId: "", alias: "" };
+  return {
+    baseModel: "",
+    stages: [],
+    seed: undefined,
+    adapterId: "",
+    alias: "",
+    baseWeights: BaseWeights.BASE_WEIGHTS_UNSPECIFIED,
+    int8Products: false,
+  };
 }
 
 export const TuningSpecification: MessageFns<TuningSpecification> = {
@@ -646,6 +731,12 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     }
     if (message.alias !== "") {
       writer.uint32(42).string(message.alias);
+    }
+    if (message.baseWeights !== BaseWeights.BASE_WEIGHTS_UNSPECIFIED) {
+      writer.uint32(64).int32(baseWeightsToNumber(message.baseWeights));
+    }
+    if (message.int8Products !== false) {
+      writer.uint32(72).bool(message.int8Products);
     }
     return writer;
   },
@@ -703,6 +794,22 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
             message.alias = reader.string();
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.baseWeights = baseWeightsFromJSON(reader.int32());
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.int8Products = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -730,6 +837,16 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
         ? globalThis.String(object.adapter_id)
         : "",
       alias: isSet(object.alias) ? globalThis.String(object.alias) : "",
+      baseWeights: isSet(object.baseWeights)
+        ? baseWeightsFromJSON(object.baseWeights)
+        : isSet(object.base_weights)
+        ? baseWeightsFromJSON(object.base_weights)
+        : BaseWeights.BASE_WEIGHTS_UNSPECIFIED,
+      int8Products: isSet(object.int8Products)
+        ? globalThis.Boolean(object.int8Products)
+        : isSet(object.int8_products)
+        ? globalThis.Boolean(object.int8_products)
+        : false,
     };
   },
 
@@ -750,6 +867,12 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     if (message.alias !== "") {
       obj.alias = message.alias;
     }
+    if (message.baseWeights !== BaseWeights.BASE_WEIGHTS_UNSPECIFIED) {
+      obj.baseWeights = baseWeightsToJSON(message.baseWeights);
+    }
+    if (message.int8Products !== false) {
+      obj.int8Products = message.int8Products;
+    }
     return obj;
   },
 
@@ -763,6 +886,8 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     message.seed = object.seed ?? undefined;
     message.adapterId = object.adapterId ?? "";
     message.alias = object.alias ?? "";
+    message.baseWeights = object.baseWeights ?? BaseWeights.BASE_WEIGHTS_UNSPECIFIED;
+    message.int8Products = object.int8Products ?? false;
     return message;
   },
 };
