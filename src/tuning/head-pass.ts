@@ -9,20 +9,14 @@ import { embeddingGradientSegment, embeddingSegment, headSegment, logitsSegment,
 import type { Binding, Runtime, Session, Tensor } from '../runtime/index.js';
 import type { MicroBatch } from './batches.js';
 import type { StageModel } from './layer-pass.js';
+import { headRows } from './segment-size.js';
 import type { BaseLease } from './training-host.js';
 
-/** Logits of one piece take at most this many bytes, and no piece has more rows than a long product needs. */
-const LOGITS_BYTES = 32 * 2 ** 20;
-const MOST_ROWS = 1024;
 /** Positions of one piece of the embedding's gradient: the membership product grows with its square. */
 const EMBEDDING_ROWS = 512;
 
 /** What the hidden states of a pass are scored by. */
 export type HeadChoice = 'languageModel' | 'classification';
-
-export function headRows(outputs: number): number {
-  return Math.max(16, Math.min(MOST_ROWS, Math.floor(LOGITS_BYTES / (4 * outputs) / 16) * 16));
-}
 
 /** One number for all losses of a micro-batch, or one for each. */
 export type LossWeights = number | Float32Array;
@@ -98,7 +92,7 @@ export class HeadPass {
   async losses(x: Tensor, batch: MicroBatch, signal: AbortSignal | undefined): Promise<Float32Array> {
     const pieces = new Pieces(this.runtime, batch);
     try {
-      for (const { start, size } of pieces.of(headRows(this.kind.outputs))) {
+      for (const { start, size } of pieces.of(this.rows(1))) {
         const { session, binding } = this.steps.losses;
         binding.input('x', x).input('rows', pieces.rows(start, size)).input('targets', pieces.targets(start, size)).output('losses', pieces.losses(start, size));
         await session.run(binding, { lane, signal });
@@ -121,7 +115,8 @@ export class HeadPass {
     else allWeights.f32().set(weights);
     const pieceGradients = this.runtime.empty('float32', [this.kind.inputGradient ? count : 0, this.hiddenSize]);
     try {
-      for (const { start, size } of pieces.of(headRows(this.kind.outputs))) {
+      const { inputGradient, trainHead } = this.kind;
+      for (const { start, size } of pieces.of(this.rows(1 + Number(inputGradient) + Number(trainHead)))) {
         const { session, binding } = this.steps[adding || start > 0 ? 'add' : 'write'];
         binding.input('x', x).input('rows', pieces.rows(start, size)).input('targets', pieces.targets(start, size));
         binding.input('weights', pieces.view(allWeights, [size], start)).output('losses', pieces.losses(start, size));
@@ -166,13 +161,19 @@ export class HeadPass {
     }
   }
 
+  /** Rows of one piece, for a run with so many products. */
+  private rows(products: number): number {
+    return headRows(this.kind.outputs, this.hiddenSize, products);
+  }
+
   /** Logits [rows.length, outputs] of flat positions of x [M,C], piece by piece into one array. */
   async logits(x: Tensor, positions: readonly number[], signal: AbortSignal | undefined): Promise<Float32Array> {
     const result = this.runtime.empty('float32', [positions.length, this.kind.outputs]);
     const rows = this.runtime.from(positions, 'int64', [positions.length]);
     const { session, binding } = this.steps.logits;
-    for (let start = 0; start < positions.length; start += headRows(this.kind.outputs)) {
-      const size = Math.min(headRows(this.kind.outputs), positions.length - start);
+    const most = this.rows(1);
+    for (let start = 0; start < positions.length; start += most) {
+      const size = Math.min(most, positions.length - start);
       const piece = rows.view([size], start);
       const logits = result.view([size, this.kind.outputs], start * this.kind.outputs);
       binding.input('x', x).input('rows', piece).output('logits', logits);

@@ -11,6 +11,7 @@ import type { MicroBatch } from './batches.js';
 import { HeadPass, type HeadChoice, type LossWeights } from './head-pass.js';
 import { DropoutMasks, EMBEDDING_PLACE, type RandomOfRow } from './dropout.js';
 import { LayerPass, type StageModel } from './layer-pass.js';
+import { layerTokens } from './segment-size.js';
 import type { SavedActivations } from './specification.js';
 import type { BaseLease } from './training-host.js';
 
@@ -47,6 +48,8 @@ export class ModelPass {
     private readonly masks: DropoutMasks,
     private readonly packed: boolean,
     private readonly maxLengthTokens: number,
+    /** Padded tokens that a micro-batch should have at most, so that no run is long; a longer row is a micro-batch of its own. */
+    readonly mostTokens: number,
   ) {
     this.activations = new Activations(runtime);
   }
@@ -60,7 +63,9 @@ export class ModelPass {
     const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel', masks.scale(EMBEDDING_PLACE));
     for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true, activation: options.activationsOf?.has(i) === true }, masks));
     const shapes = new ShapeInputsCache(runtime, ropeTables(config, options.maxLengthTokens), config.headDim / 2, config.slidingWindowTokens);
-    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens);
+    const trained = (model.parameters?.names ?? []).map((name) => [name, model.parameters!.value(name).shape] as const);
+    const mostTokens = layerTokens(config, trained, options.savedActivations === 'layer');
+    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens, mostTokens);
   }
 
   /** Bytes of activations that one token of a micro-batch keeps between forward and backward. */

@@ -21,8 +21,6 @@ import type { BaseLease } from './training-host.js';
 
 /** Activations kept between forward and backward take at most this many bytes (one row always fits): longer micro-batches are cut. */
 export const DEFAULT_ACTIVATION_BUDGET_BYTES = 720 * 2 ** 20;
-/** Bounds one run's time and temporaries where activations are small. */
-const MOST_TOKENS = 4096;
 /** As PyTorch's clip_grad_norm_ adds to the norm that it divides by. */
 const CLIP_EPSILON = 1e-6;
 
@@ -50,7 +48,7 @@ export function longestPadded({ longestTokens }: Pick<Objective, 'longestTokens'
 /** Padded tokens that a micro-batch of this pass may have; any row fits. */
 export function microBatchTokens(pass: ModelPass, { lengths }: Objective, budgetBytes = DEFAULT_ACTIVATION_BUDGET_BYTES): number {
   const longest = padded(lengths.reduce((most, length) => Math.max(most, length), 1));
-  return Math.max(longest, Math.min(MOST_TOKENS, Math.floor(budgetBytes / pass.savedBytesPerToken)));
+  return Math.max(longest, Math.min(pass.mostTokens, Math.floor(budgetBytes / pass.savedBytesPerToken)));
 }
 
 /**

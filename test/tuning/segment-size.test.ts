@@ -1,0 +1,40 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { openCheckpoint, type Checkpoint } from '../../src/models/checkpoint.js';
+import { weightShapes, type DecoderConfig } from '../../src/models/config.js';
+import { headRows, layerTokens } from '../../src/tuning/segment-size.js';
+
+let checkpoint: Checkpoint;
+let smollm2: DecoderConfig;
+
+beforeAll(async () => {
+  checkpoint = await openCheckpoint('test/golden/tiny-llama');
+  smollm2 = { ...checkpoint.config, hiddenSize: 576, intermediateSize: 1536, layers: 30, heads: 9, kvHeads: 3, headDim: 64, vocabSize: 49_152 };
+});
+afterAll(() => checkpoint.close());
+
+describe('the tokens of a micro-batch', () => {
+  const few = new Map([['model.layers.3.self_attn.q_proj.lora_A.weight', [16, 576]]]);
+
+  test('SmolLM2 keeps its 4 x 256 together, trained whole or in part, and is cut where everything is recomputed for whole training', () => {
+    const whole = weightShapes(smollm2);
+    expect(layerTokens(smollm2, few, false)).toBeGreaterThan(1536);
+    for (const tokens of [layerTokens(smollm2, whole, false), layerTokens(smollm2, few, true)]) {
+      expect(tokens).toBeGreaterThanOrEqual(1024);
+      expect(tokens).toBeLessThan(1280);
+    }
+    expect(layerTokens(smollm2, whole, true)).toBeLessThan(1024);
+  });
+
+  test('small models are bounded by memory only, large ones keep products of a length that pays', () => {
+    expect(layerTokens(checkpoint.config, weightShapes(checkpoint.config), true)).toBe(4096);
+    expect(layerTokens({ ...smollm2, hiddenSize: 4096, intermediateSize: 14_336, heads: 32, kvHeads: 8, headDim: 128 }, few, true)).toBe(512);
+  });
+});
+
+test('rows of a piece of the head: whole blocks of 16, fewer the more products, outputs and width there are', () => {
+  const rows = [1, 2, 3].map((products) => headRows(49_152, 576, products));
+  expect(rows).toEqual([160, 112, 80]);
+  expect(headRows(128_256, 4096, 3)).toBe(64);
+  expect(headRows(3, 576, 3)).toBe(1024);
+  for (const count of rows) expect(count % 16).toBe(0);
+});
