@@ -4,15 +4,15 @@
  */
 import { createHash } from 'node:crypto';
 import type { DatasetStatistics, Example, ExampleKind, Finding, Report } from './dataset.js';
-import { FINDING_RULES, type FindingCode } from './finding-codes.js';
+import { finding } from './finding.js';
+import type { FindingCode } from './finding-codes.js';
 import { LineSplitter, MAX_LINE_BYTES, type Line } from './lines.js';
+import { identityOf, MAX_REMEMBERED_ROWS } from './row-identity.js';
 import { parseRow, textOf } from './row.js';
 
 /** Findings of each severity that a report keeps; later ones are only counted. */
 export const MAX_FINDINGS = 200;
 const MAX_LABELS = 1_000;
-/** Rows whose repetition is looked for; beyond them no duplicates are reported. */
-const MAX_REMEMBERED_ROWS = 1_000_000;
 const CR = 0x0d;
 
 export interface CheckedLine {
@@ -80,7 +80,7 @@ export class JsonlCheck {
   private checked(line: Line): CheckedLine {
     const findings: Finding[] = [];
     const example = this.line(line, (code, path, message, relatedLine) =>
-      findings.push(finding(code, line.number, path, message, relatedLine)),
+      findings.push(finding(code, line.number, path, message, relatedLine === undefined ? {} : { line: relatedLine })),
     );
     this.note(findings);
     return { line: line.number, findings, ...(example === undefined ? {} : { example }) };
@@ -143,8 +143,7 @@ export class JsonlCheck {
     if (example.kind === 'label' && (this.labels.has(example.label) || this.labels.size < MAX_LABELS)) {
       this.labels.set(example.label, (this.labels.get(example.label) ?? 0) + 1);
     }
-    // 96 bits tell a million rows apart.
-    const identity = createHash('sha256').update(JSON.stringify(texts)).digest('base64url').slice(0, 16);
+    const identity = identityOf(texts);
     const first = this.seen.get(identity);
     if (first !== undefined) {
       this.duplicates += 1;
@@ -152,12 +151,6 @@ export class JsonlCheck {
     } else if (this.seen.size < MAX_REMEMBERED_ROWS) this.seen.set(identity, line);
     return example;
   }
-}
-
-/** A finding with the severity of its code. */
-export function finding(code: FindingCode, line: number, path: string, message: string, relatedLine?: number): Finding {
-  const { severity } = FINDING_RULES[code];
-  return { severity, code, line, path, message, ...(relatedLine === undefined ? {} : { relatedLine }) };
 }
 
 /** Unicode characters (code points), which a surrogate pair in UTF-16 is one of. */
@@ -171,11 +164,4 @@ function characterCount(text: string): number {
 export async function* readJsonl(chunks: AsyncIterable<Uint8Array>, check: JsonlCheck): AsyncGenerator<CheckedLine> {
   for await (const chunk of chunks) yield* check.push(chunk);
   yield* check.end();
-}
-
-/** Findings as they are met, all of them, then the report. Stores nothing. */
-export async function* checkJsonl(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Finding | Report> {
-  const check = new JsonlCheck();
-  for await (const { findings } of readJsonl(chunks, check)) yield* findings;
-  yield check.report();
 }

@@ -16,8 +16,10 @@ import {
   type PageRequest,
   type StagedBlob,
 } from '../storage/index.js';
-import { checkJsonl, JsonlCheck, readJsonl } from './check-jsonl.js';
+import { JsonlCheck, readJsonl } from './check-jsonl.js';
 import type { Dataset, DatasetStatistics, Example, ExampleKind, Finding, Report } from './dataset.js';
+import { redactedRows, type Redactions } from './redacted-rows.js';
+import { knownRows, validateJsonl, type ValidationOptions, type ValidationReport } from './validate.js';
 
 export interface UploadOptions {
   readonly format: 'jsonl';
@@ -55,8 +57,7 @@ export class DatasetStore {
    * another, RESOURCE_EXHAUSTED / QUOTA_EXCEEDED beyond maxBytes, ALREADY_EXISTS for an id in use: stored datasets never change.
    */
   async upload(tenant: string, id: string, chunks: AsyncIterable<Uint8Array>, options: UploadOptions): Promise<Dataset> {
-    requireResourceId('dataset_id', id);
-    if ((await this.find(tenant, id)) !== undefined) throw exists(tenant, id);
+    await this.requireFree(tenant, id);
     const check = new JsonlCheck();
     const staged = await this.blobs.stage(checked(bounded(chunks, options), check));
     try {
@@ -68,6 +69,12 @@ export class DatasetStore {
       throw isUniqueViolation(error) ? exists(tenant, id) : error;
     }
     return this.get(tenant, id);
+  }
+
+  /** INVALID_ARGUMENT for what is no id, ALREADY_EXISTS for one in use. */
+  async requireFree(tenant: string, id: string): Promise<void> {
+    requireResourceId('dataset_id', id);
+    if ((await this.find(tenant, id)) !== undefined) throw exists(tenant, id);
   }
 
   async get(tenant: string, id: string): Promise<Dataset> {
@@ -103,9 +110,28 @@ export class DatasetStore {
     }
   }
 
-  /** Reads the stored file again: every finding (a stored dataset has warnings only), then the report. */
-  validate(dataset: Dataset): AsyncIterable<Finding | Report> {
-    return checkJsonl(this.blobs.stream(dataset.sha256));
+  /** Reads the stored file again: findings in the order of lines, then the report. A stored dataset has warnings only, unless a meter refuses it. */
+  async *validate(
+    dataset: Dataset,
+    options: Omit<ValidationOptions, 'compareWith'> & { readonly compareWith?: readonly Dataset[] } = {},
+  ): AsyncGenerator<Finding | ValidationReport> {
+    const compareWith = [];
+    for (const other of options.compareWith ?? []) compareWith.push(await knownRows(other.name, this.examples(other)));
+    yield* validateJsonl(this.blobs.stream(dataset.sha256), { ...options, compareWith });
+  }
+
+  /**
+   * Stores a copy in which placeholders stand for personal data, under the rules of an upload. Blank lines, line ends and byte order marks are
+   * not carried over.
+   */
+  async redact(
+    dataset: Dataset,
+    id: string,
+    options: Omit<UploadOptions, 'format' | 'sha256'>,
+  ): Promise<{ readonly dataset: Dataset; readonly redactions: Redactions }> {
+    const redactions: Redactions = new Map();
+    const rows = redactedRows(this.examples(dataset), redactions);
+    return { dataset: await this.upload(dataset.tenant, id, rows, { ...options, format: 'jsonl' }), redactions };
   }
 
   private async insert(tenant: string, id: string, kind: ExampleKind, report: Report, staged: StagedBlob): Promise<void> {

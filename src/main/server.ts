@@ -26,6 +26,7 @@ import { listenForMetrics } from './metrics-listener.js';
 import { clearExports } from './exports.js';
 import { FileModelLibrary } from './model-library.js';
 import { preloadConfigured } from './preload.js';
+import { ThreadedRowMeters } from './row-meter.js';
 import { CloseStack } from './stack.js';
 import { tuningHandler, tuningPlanner } from './tuning-handler.js';
 
@@ -129,6 +130,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     draining: draining.signal,
     ...stores,
     planner: tuningPlanner(models),
+    meters: new ThreadedRowMeters((id) => models.checkpoint(id)),
     requests: stores.requestIds,
     protoFolder: config.protoFolder,
     maxDatasetBytes: config.maxDatasetBytes,

@@ -64,14 +64,18 @@ const scope: { work?: () => unknown } = {};
 const context = createContext(scope);
 const call = new Script('work()');
 
+class Stopped extends Error {}
+
 /** Runs `work`, stopped by V8 when it takes longer than the limit; loops in the interpreter's own functions are stopped too. */
 function withinTimeLimit<T>(work: () => T): T {
+  // Under a limit already: that one stops it.
+  if (scope.work !== undefined) return work();
   scope.work = work;
   try {
     return call.runInContext(context, { timeout: TIME_LIMIT_MS }) as T;
   } catch (error) {
     const stopped = (error as NodeJS.ErrnoException).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT';
-    throw stopped ? new Error(`it was stopped after ${TIME_LIMIT_MS} ms`, { cause: error }) : error;
+    throw stopped ? new Stopped(`it was stopped after ${TIME_LIMIT_MS} ms`, { cause: error }) : error;
   } finally {
     delete scope.work;
   }
@@ -95,6 +99,19 @@ function callVariable({ id, name, arguments: values }: ToolCall): Record<string,
 /** The schema of a function as transformers and OpenAI write it. */
 function toolVariable({ name, description, parameters }: Tool): Record<string, unknown> {
   return { type: 'function', function: { name, description, parameters } };
+}
+
+/**
+ * Runs `work`, which renders many times, under one limit for all: arming the limit costs more than a rendering. Undefined when it was
+ * stopped; each rendering may then be tried under a limit of its own.
+ */
+export function underOneTimeLimit<T extends object>(work: () => T): T | undefined {
+  try {
+    return withinTimeLimit(work);
+  } catch (error) {
+    if (error instanceof Stopped) return undefined;
+    throw error;
+  }
 }
 
 /** Compiles a template. `tokens` are the texts of bos and eos, empty when the tokenizer has none. Throws MODEL_UNSUPPORTED when it can't be parsed. */

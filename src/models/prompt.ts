@@ -51,9 +51,8 @@ export function promptTokens(text: string, tokenizer: Tokenizer): number[] {
   return tokenizer.encode(text, { addSpecialTokens: true });
 }
 
-/** Token ids that follow `prompt` when `continuation` is appended to it. */
-export function continuationTokens(prompt: string, continuation: string, tokenizer: Tokenizer): number[] {
-  const before = promptTokens(prompt, tokenizer);
+/** Token ids that follow `prompt` when `continuation` is appended to it; `before` are the prompt's own, where they are known. */
+export function continuationTokens(prompt: string, continuation: string, tokenizer: Tokenizer, before = promptTokens(prompt, tokenizer)): number[] {
   const whole = promptTokens(prompt + continuation, tokenizer);
   if (whole.length > before.length && before.every((id, i) => whole[i] === id)) return whole.slice(before.length);
   return tokenizer.encode(continuation);
@@ -118,19 +117,22 @@ export function renderExample(example: PromptExample, tokenizer: Tokenizer, chat
   switch (example.kind) {
     case 'preference':
       return renderExample({ kind: 'completion', prompt: example.prompt, completion: example.chosen }, tokenizer, chatTemplate, options);
-    case 'completion':
-      pieces.append(promptTokens(example.prompt, tokenizer), all);
-      pieces.append(continuationTokens(example.prompt, example.completion, tokenizer), true);
+    case 'completion': {
+      const before = promptTokens(example.prompt, tokenizer);
+      pieces.append(before, all);
+      pieces.append(continuationTokens(example.prompt, example.completion, tokenizer, before), true);
       pieces.append(end, true);
       break;
+    }
     case 'text':
       pieces.append(promptTokens(example.text, tokenizer), true);
       pieces.append(end, true);
       break;
     case 'label': {
       const { prompt, continuation } = labelText(example.text, example.label, options.labelTemplate);
-      pieces.append(promptTokens(prompt, tokenizer), all);
-      pieces.append(continuationTokens(prompt, continuation, tokenizer), true);
+      const before = promptTokens(prompt, tokenizer);
+      pieces.append(before, all);
+      pieces.append(continuationTokens(prompt, continuation, tokenizer, before), true);
       break;
     }
     case 'messages':
@@ -150,7 +152,7 @@ function appendMessages(pieces: Pieces, messages: readonly ChatMessage[], tokeni
   messages.forEach((message, i) => {
     if (message.role !== 'assistant') return;
     const before = template.render(messages.slice(0, i), { addGenerationPrompt: true });
-    const through = template.render(messages.slice(0, i + 1));
+    const through = i + 1 === messages.length ? text : template.render(messages.slice(0, i + 1));
     if (before.length < position || !through.startsWith(before) || !text.startsWith(through)) return;
     pieces.append(tokenizer.encode(text.slice(position, before.length)), all);
     pieces.appendAnswer(tokenizer.encode(text.slice(before.length, through.length)), tokenizer.eosTokenIds, all);

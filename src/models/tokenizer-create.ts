@@ -4,10 +4,10 @@ import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
 import { incrementalDecoder, TokenBytes } from './tokenizer-bytes.js';
 import { parseTokenizerSpec, tokenizerError, type TokenizerSpec } from './tokenizer-spec.js';
 import type { Tokenizer } from './tokenizer-types.js';
+import { wordEncoder, type WordLibrary } from './word-encoder.js';
 
 /** What we use of the library; its own declarations don't resolve under Node's module rules. */
-interface Encoder {
-  encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[] };
+interface Encoder extends WordLibrary {
   id_to_token(id: number): string | undefined;
   token_to_id(token: string): number | undefined;
 }
@@ -28,6 +28,7 @@ export function createTokenizer(source: TokenizerSource): Tokenizer {
   const bytes = new TokenBytes(spec);
   const parsing = encoder(spec, true, source.label);
   const strip = stripper(spec.addedTokens);
+  const words = wordEncoder(source.json, spec.addedTokens, parsing);
   let plain: Encoder | undefined;
   const ids = [...(source.bosTokenId === undefined ? [] : [source.bosTokenId]), ...source.eosTokenIds];
   for (const id of ids) {
@@ -39,8 +40,9 @@ export function createTokenizer(source: TokenizerSource): Tokenizer {
     eosTokenIds: [...source.eosTokenIds],
     digest: `sha256:${createHash('sha256').update(JSON.stringify([source.json, source.bosTokenId ?? null, source.eosTokenIds])).digest('hex')}`,
     encode(text, options = {}) {
-      const chosen = options.parseSpecial === false ? (plain ??= encoder(spec, false, source.label)) : parsing;
       const given = wellFormed(text);
+      if (words !== undefined && options.parseSpecial !== false) return words.encode(strip(given), options.addSpecialTokens ?? false);
+      const chosen = options.parseSpecial === false ? (plain ??= encoder(spec, false, source.label)) : parsing;
       const encoded = chosen.encode(options.parseSpecial === false ? given : strip(given), { add_special_tokens: options.addSpecialTokens ?? false });
       // The library leaves a hole for text that the vocabulary can't express and that has no unknown token; so does the reference.
       return encoded.ids.filter((id) => id !== undefined);

@@ -8,11 +8,14 @@ import { Fields } from './fields.js';
 import { FileOffsets } from './file-chunks.js';
 import { needName, parseName, type ParsedName } from './names.js';
 import type { Once } from './once.js';
-import { datasetMessage, findingMessage } from './resources.js';
+import type { RowMeters } from './ports.js';
+import { datasetMessage } from './resources.js';
+import { validateDataset } from './validate-dataset.js';
 
 export interface DatasetDependencies {
   readonly datasets: DatasetStore;
   readonly once: Once;
+  readonly meters: RowMeters;
   readonly maxDatasetBytes: number;
 }
 
@@ -39,7 +42,7 @@ async function* chunks(rest: AsyncIterator<UploadDatasetRequest>): AsyncGenerato
   }
 }
 
-export function datasetHandlers({ datasets, once, maxDatasetBytes }: DatasetDependencies): Handlers<typeof DatasetServiceService> {
+export function datasetHandlers({ datasets, once, meters, maxDatasetBytes }: DatasetDependencies): Handlers<typeof DatasetServiceService> {
   const name = (value: string, context: CallContext, fields = new Fields()): ParsedName =>
     needName('dataset', 'name', value, context.identity, fields);
 
@@ -74,29 +77,7 @@ export function datasetHandlers({ datasets, once, maxDatasetBytes }: DatasetDepe
       );
       return datasetMessage(dataset);
     },
-    async *validateDataset(request, context) {
-      const { tenant, ids } = name(request.name, context);
-      const dataset = await datasets.get(tenant, ids[0]!);
-      for await (const event of datasets.validate(dataset)) {
-        if ('severity' in event) yield { event: { $case: 'finding', value: findingMessage(event) } };
-        else {
-          const { statistics, sha256, errorCount, warningCount } = event;
-          yield {
-            event: {
-              $case: 'report',
-              value: {
-                rows: statistics.rows,
-                bytes: statistics.bytes,
-                sha256,
-                errorCount,
-                warningCount,
-                labelRows: { ...statistics.labels },
-              },
-            },
-          };
-        }
-      }
-    },
+    validateDataset: (request, context) => validateDataset(request, context, { datasets, meters, maxDatasetBytes }),
     getDataset: async (request, context) => {
       const { tenant, ids } = name(request.name, context);
       return datasetMessage(await datasets.get(tenant, ids[0]!));

@@ -4,7 +4,20 @@ export { defined, type Defined } from './defined.js';
 export type { EvaluationJobSpec, EvaluationOutcome, EvaluationRequest } from './evaluation-specification.js';
 export { authenticateByKey, authenticateForDevelopment, DEVELOPMENT_TENANT, TENANT_KEY, type Authenticate } from './identity.js';
 export { modelName } from './names.js';
-export type { ExportedFiles, ExportFormat, Generator, ImportProgress, ModelInfo, ModelLibrary, RequestMemory, TextModel, TuningPlanner } from './ports.js';
+export type {
+  ExportedFiles,
+  ExportFormat,
+  Generator,
+  ImportProgress,
+  MeterRequest,
+  ModelInfo,
+  ModelLibrary,
+  OpenRowMeter,
+  RequestMemory,
+  RowMeters,
+  TextModel,
+  TuningPlanner,
+} from './ports.js';
 export { createServices, loadProtos, type ServiceDependencies, type Services } from './server.js';
 export { Targets, type Served, type Target } from './targets.js';
 export type { TuningJobSpec, TuningOutcome } from './tune-service.js';

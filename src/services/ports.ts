@@ -3,6 +3,7 @@
  * its one use. No behaviour here.
  */
 import type { AdapterContent, FitOf } from '../adapters/index.js';
+import type { RowMeter } from '../datasets/index.js';
 import type { Engine } from '../engine/index.js';
 import type { TuningSpecification } from '../tuning/index.js';
 
@@ -112,6 +113,25 @@ export interface ModelLibrary {
 /** Checks a specification against the model that it names: layers, modules, names and lengths must exist. */
 export interface TuningPlanner {
   check(specification: TuningSpecification): Promise<void>;
+}
+
+/** How rows are to be rendered; what is left out is as in a tuning stage. */
+export interface MeterRequest {
+  readonly baseModel: string;
+  readonly maxLengthTokens?: number;
+  readonly loss?: 'completion' | 'all';
+  readonly labelTemplate?: { readonly prompt: string; readonly label: string };
+}
+
+export interface OpenRowMeter extends RowMeter {
+  /** Ends its threads; what is being measured is given up. More than once is allowed. */
+  close(): Promise<void>;
+}
+
+/** Measures rows of data sets as tuning renders them, off the event loop. */
+export interface RowMeters {
+  /** Waits until no other validation measures. NOT_FOUND / MODEL_NOT_FOUND; INVALID_FIELD for max_length_tokens beyond the model's context. */
+  open(request: MeterRequest, signal: AbortSignal): Promise<OpenRowMeter>;
 }
 
 export interface RequestKey {

@@ -1,11 +1,12 @@
 /** Domain resources as messages: datasets, models, adapters. One direction only; nothing is looked up. */
 import type { Adapter, AdapterAlias, AdapterVersion } from '../adapters/index.js';
-import type { Dataset, DatasetStatistics, Finding } from '../datasets/index.js';
+import { FINDING_RULES, type Dataset, type DatasetStatistics, type Finding, type FindingCode } from '../datasets/index.js';
+import { DatasetFindingCode } from '../gen/lorica/v1/dataset_finding_code.js';
 import * as proto from '../gen/lorica/v1/resources.js';
 import { modelName, versionName } from './names.js';
 import type { ModelInfo } from './ports.js';
 
-const EXAMPLE_KINDS = {
+export const EXAMPLE_KINDS = {
   completion: proto.ExampleKind.EXAMPLE_KIND_COMPLETION,
   messages: proto.ExampleKind.EXAMPLE_KIND_MESSAGES,
   text: proto.ExampleKind.EXAMPLE_KIND_TEXT,
@@ -13,7 +14,7 @@ const EXAMPLE_KINDS = {
   preference: proto.ExampleKind.EXAMPLE_KIND_PREFERENCE,
 } as const;
 
-const SEVERITIES = {
+export const SEVERITIES = {
   warning: proto.FindingSeverity.FINDING_SEVERITY_WARNING,
   error: proto.FindingSeverity.FINDING_SEVERITY_ERROR,
 } as const;
@@ -29,8 +30,24 @@ export const ADAPTER_KINDS = {
   variant: proto.AdapterKind.ADAPTER_KIND_VARIANT,
 } as const;
 
+export function findingCode(code: FindingCode): DatasetFindingCode {
+  return DatasetFindingCode[`DATASET_FINDING_CODE_${code}`];
+}
+
 export function findingMessage(finding: Finding): proto.DatasetFinding {
-  return { line: finding.line, severity: SEVERITIES[finding.severity], path: finding.path, description: finding.message };
+  const { line, severity, path, message } = finding;
+  // Datasets that were stored before there were codes have findings without one.
+  const code = finding.code as FindingCode | undefined;
+  return {
+    line,
+    severity: SEVERITIES[severity],
+    path,
+    description: message,
+    code: code === undefined ? DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED : findingCode(code),
+    fix: code === undefined ? '' : FINDING_RULES[code].fix,
+    relatedLine: finding.relatedLine ?? 0,
+    relatedDataset: finding.relatedDataset ?? '',
+  };
 }
 
 export function datasetMessage(dataset: Dataset): proto.Dataset {

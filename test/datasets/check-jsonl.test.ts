@@ -1,12 +1,14 @@
 import { describe, expect, test } from '@jest/globals';
-import { checkJsonl, type Finding, MAX_FINDINGS, MAX_LINE_BYTES, type Report } from '../../src/datasets/index.js';
+import { JsonlCheck, readJsonl } from '../../src/datasets/check-jsonl.js';
+import { MAX_FINDINGS, MAX_LINE_BYTES, type Report } from '../../src/datasets/index.js';
 import { chunksOf, collect } from '../storage/temporary.js';
 
 /** Checks a file given in pieces of `size` bytes: its findings as text, and the report. */
 async function check(file: string | Uint8Array, size = 1 << 20): Promise<{ findings: string[]; report: Report }> {
-  const items = await collect(checkJsonl(chunksOf(typeof file === 'string' ? Buffer.from(file) : file, size)));
-  const report = items.pop() as Report;
-  return { findings: (items as Finding[]).map(({ code, line, path, message }) => `${code} ${line} ${path}: ${message}`), report };
+  const checker = new JsonlCheck();
+  const lines = await collect(readJsonl(chunksOf(typeof file === 'string' ? Buffer.from(file) : file, size), checker));
+  const findings = lines.flatMap((checked) => checked.findings.map(({ code, line, path, message }) => `${code} ${line} ${path}: ${message}`));
+  return { findings, report: checker.report() };
 }
 
 const lines = (...rows: unknown[]): string => rows.map((row) => `${typeof row === 'string' ? row : JSON.stringify(row)}\n`).join('');

@@ -21,14 +21,29 @@ import {
 } from "@grpc/grpc-js";
 import { Empty } from "../../google/protobuf/empty.js";
 import {
+  DatasetFindingCode,
+  datasetFindingCodeFromJSON,
+  datasetFindingCodeToJSON,
+  datasetFindingCodeToNumber,
+} from "./dataset_finding_code.js";
+import {
   Dataset,
   DatasetFinding,
   DatasetFormat,
   datasetFormatFromJSON,
   datasetFormatToJSON,
   datasetFormatToNumber,
+  ExampleKind,
+  exampleKindFromJSON,
+  exampleKindToJSON,
+  exampleKindToNumber,
+  FindingSeverity,
+  findingSeverityFromJSON,
+  findingSeverityToJSON,
+  findingSeverityToNumber,
 } from "./resources.js";
-import { FileChunk } from "./types.js";
+import { LossScope, lossScopeFromJSON, lossScopeToJSON, lossScopeToNumber } from "./tuning.js";
+import { FileChunk, LabelTemplate } from "./types.js";
 
 /** Datasets: uploaded in chunks, validated, immutable. */
 
@@ -63,6 +78,31 @@ export interface UploadDatasetHeader {
 export interface ValidateDatasetRequest {
   /** `tenants/{t}/datasets/{d}`. Required. */
   name: string;
+  /**
+   * `models/{m}`: rows are rendered and tokenized as a tuning job on this base does it, which gives the token statistics and the
+   * findings on masking, ends and truncation. Default: none, and the three fields below may not be set.
+   */
+  baseModel: string;
+  /**
+   * Longest row in tokens, from 2 to the context of the base model. Default: 1,024, or the context of the base model where that is
+   * less; the same as a tuning stage's.
+   */
+  maxLengthTokens?:
+    | number
+    | undefined;
+  /** Which tokens count in the loss. Default: completion. */
+  lossScope: LossScope;
+  /** How label rows are worded. Default: as for tuning. */
+  labelTemplate?:
+    | LabelTemplate
+    | undefined;
+  /** Other datasets of the tenant, such as the evaluation set: rows that are in one of them too are findings. At most 8. */
+  compareWith: string[];
+  /**
+   * Stores a copy as this dataset, with personal data replaced by [EMAIL], [PHONE], [IBAN], [CARD], [SSN], [IP], [MRN] or
+   * [NATIONAL_ID]. As for an upload, the id must be free, and nothing is stored when anything fails. Default: no copy.
+   */
+  redactedDatasetId: string;
 }
 
 /** One message of a validation. */
@@ -92,11 +132,92 @@ export interface DatasetReport {
   warningCount: number;
   /** For rows of the kind `label`: rows by label. */
   labelRows: { [key: string]: number };
+  /** What the rows are. */
+  kind: ExampleKind;
+  /** All findings by code, in the order of the codes; of each code the first 1,000 are streamed. */
+  findingCounts: DatasetFindingCount[];
+  /** Rows with the texts of an earlier one. */
+  duplicateRows: number;
+  /** Rows that are in one of the datasets of `compare_with` too. */
+  overlapRows: number;
+  /** For rows of the kind `label`: how even the labels are. */
+  labelBalance?:
+    | LabelBalance
+    | undefined;
+  /** With a base model: what the rows are as tokens. */
+  tokens?:
+    | TokenStatistics
+    | undefined;
+  /** With redacted_dataset_id: the copy. */
+  redactedDataset?:
+    | Dataset
+    | undefined;
+  /** With redacted_dataset_id: what was replaced, by code. */
+  redactions: DatasetFindingCount[];
 }
 
 export interface DatasetReport_LabelRowsEntry {
   key: string;
   value: number;
+}
+
+/** How often something was found. */
+export interface DatasetFindingCount {
+  /** What. */
+  code: DatasetFindingCode;
+  /** How serious it is. */
+  severity: FindingSeverity;
+  /** How often. */
+  count: number;
+}
+
+/** How even the labels are. */
+export interface LabelBalance {
+  /** Labels that occur (at most 1,000 are counted apart). */
+  labels: number;
+  /** Rows of the most frequent label per row of the rarest, from 1 (even). */
+  imbalanceRatio: number;
+  /** Entropy of the labels over the entropy of as many even ones, from 0 (one label) to 1 (even). */
+  evenness: number;
+  /** What always answering the most frequent label gets right, from 0 to 1. */
+  majorityShare: number;
+}
+
+/**
+ * Rows as tokens of a base model, rendered as tuning renders them for the language model's objective; of a preference row both answers, each
+ * with the prompt, of which the longer is the row's length. Rows for a classification head are shorter: they hold no label.
+ */
+export interface TokenStatistics {
+  /** `models/{m}`. */
+  baseModel: string;
+  /** The limit that was applied. */
+  maxLengthTokens: number;
+  /** Rows that were rendered. */
+  rows: number;
+  /** Tokens of all rows before truncation. */
+  tokens: number;
+  /** Tokens of the shortest row. */
+  minTokens: number;
+  /** Half of the rows have at most this many tokens. */
+  medianTokens: number;
+  /** 95 of 100 rows have at most this many tokens. */
+  p95Tokens: number;
+  /** 99 of 100 rows have at most this many tokens. */
+  p99Tokens: number;
+  /** Tokens of the longest row. */
+  maxTokens: number;
+  /** Tokens that count in the loss, before truncation. */
+  lossTokens: number;
+  /** Rows that are longer than the limit. */
+  truncatedRows: number;
+  /** Of those, rows that lose tokens that count. */
+  answerTruncatedRows: number;
+  /** Rows in which no token counts; tuning leaves them out. */
+  allMaskedRows: number;
+  /** Tokens that one pass over the data feeds to the model, after truncation, padding aside. */
+  epochTokens: number;
+  /** Tokens that count in the loss in one pass, after truncation. */
+  epochLossTokens: number;
 }
 
 /** Asks for a dataset. */
@@ -374,13 +495,39 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
 };
 
 function createBaseValidateDatasetRequest(): ValidateDatasetRequest {
-  return { name: "" };
+  return {
+    name: "",
+    baseModel: "",
+    maxLengthTokens: undefined,
+    lossScope: LossScope.LOSS_SCOPE_UNSPECIFIED,
+    labelTemplate: undefined,
+    compareWith: [],
+    redactedDatasetId: "",
+  };
 }
 
 export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
   encode(message: ValidateDatasetRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.name !== "") {
       writer.uint32(10).string(message.name);
+    }
+    if (message.baseModel !== "") {
+      writer.uint32(18).string(message.baseModel);
+    }
+    if (message.maxLengthTokens !== undefined) {
+      writer.uint32(24).int32(message.maxLengthTokens);
+    }
+    if (message.lossScope !== LossScope.LOSS_SCOPE_UNSPECIFIED) {
+      writer.uint32(32).int32(lossScopeToNumber(message.lossScope));
+    }
+    if (message.labelTemplate !== undefined) {
+      LabelTemplate.encode(message.labelTemplate, writer.uint32(42).fork()).join();
+    }
+    for (const v of message.compareWith) {
+      writer.uint32(50).string(v!);
+    }
+    if (message.redactedDatasetId !== "") {
+      writer.uint32(58).string(message.redactedDatasetId);
     }
     return writer;
   },
@@ -406,6 +553,54 @@ export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
             message.name = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.baseModel = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.maxLengthTokens = reader.int32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.lossScope = lossScopeFromJSON(reader.int32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.labelTemplate = LabelTemplate.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.compareWith.push(reader.string());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.redactedDatasetId = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -419,13 +614,63 @@ export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
   },
 
   fromJSON(object: any): ValidateDatasetRequest {
-    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      baseModel: isSet(object.baseModel)
+        ? globalThis.String(object.baseModel)
+        : isSet(object.base_model)
+        ? globalThis.String(object.base_model)
+        : "",
+      maxLengthTokens: isSet(object.maxLengthTokens)
+        ? globalThis.Number(object.maxLengthTokens)
+        : isSet(object.max_length_tokens)
+        ? globalThis.Number(object.max_length_tokens)
+        : undefined,
+      lossScope: isSet(object.lossScope)
+        ? lossScopeFromJSON(object.lossScope)
+        : isSet(object.loss_scope)
+        ? lossScopeFromJSON(object.loss_scope)
+        : LossScope.LOSS_SCOPE_UNSPECIFIED,
+      labelTemplate: isSet(object.labelTemplate)
+        ? LabelTemplate.fromJSON(object.labelTemplate)
+        : isSet(object.label_template)
+        ? LabelTemplate.fromJSON(object.label_template)
+        : undefined,
+      compareWith: globalThis.Array.isArray(object?.compareWith)
+        ? object.compareWith.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.compare_with)
+        ? object.compare_with.map((e: any) => globalThis.String(e))
+        : [],
+      redactedDatasetId: isSet(object.redactedDatasetId)
+        ? globalThis.String(object.redactedDatasetId)
+        : isSet(object.redacted_dataset_id)
+        ? globalThis.String(object.redacted_dataset_id)
+        : "",
+    };
   },
 
   toJSON(message: ValidateDatasetRequest): unknown {
     const obj: any = {};
     if (message.name !== "") {
       obj.name = message.name;
+    }
+    if (message.baseModel !== "") {
+      obj.baseModel = message.baseModel;
+    }
+    if (message.maxLengthTokens !== undefined) {
+      obj.maxLengthTokens = Math.round(message.maxLengthTokens);
+    }
+    if (message.lossScope !== LossScope.LOSS_SCOPE_UNSPECIFIED) {
+      obj.lossScope = lossScopeToJSON(message.lossScope);
+    }
+    if (message.labelTemplate !== undefined) {
+      obj.labelTemplate = LabelTemplate.toJSON(message.labelTemplate);
+    }
+    if (message.compareWith?.length) {
+      obj.compareWith = message.compareWith;
+    }
+    if (message.redactedDatasetId !== "") {
+      obj.redactedDatasetId = message.redactedDatasetId;
     }
     return obj;
   },
@@ -436,6 +681,14 @@ export const ValidateDatasetRequest: MessageFns<ValidateDatasetRequest> = {
   fromPartial(object: DeepPartial<ValidateDatasetRequest>): ValidateDatasetRequest {
     const message = createBaseValidateDatasetRequest();
     message.name = object.name ?? "";
+    message.baseModel = object.baseModel ?? "";
+    message.maxLengthTokens = object.maxLengthTokens ?? undefined;
+    message.lossScope = object.lossScope ?? LossScope.LOSS_SCOPE_UNSPECIFIED;
+    message.labelTemplate = (object.labelTemplate !== undefined && object.labelTemplate !== null)
+      ? LabelTemplate.fromPartial(object.labelTemplate)
+      : undefined;
+    message.compareWith = object.compareWith?.map((e) => e) || [];
+    message.redactedDatasetId = object.redactedDatasetId ?? "";
     return message;
   },
 };
@@ -542,7 +795,22 @@ export const ValidateDatasetResponse: MessageFns<ValidateDatasetResponse> = {
 };
 
 function createBaseDatasetReport(): DatasetReport {
-  return { rows: 0, bytes: 0, sha256: "", errorCount: 0, warningCount: 0, labelRows: {} };
+  return {
+    rows: 0,
+    bytes: 0,
+    sha256: "",
+    errorCount: 0,
+    warningCount: 0,
+    labelRows: {},
+    kind: ExampleKind.EXAMPLE_KIND_UNSPECIFIED,
+    findingCounts: [],
+    duplicateRows: 0,
+    overlapRows: 0,
+    labelBalance: undefined,
+    tokens: undefined,
+    redactedDataset: undefined,
+    redactions: [],
+  };
 }
 
 export const DatasetReport: MessageFns<DatasetReport> = {
@@ -565,6 +833,30 @@ export const DatasetReport: MessageFns<DatasetReport> = {
     globalThis.Object.entries(message.labelRows).forEach(([key, value]: [string, number]) => {
       DatasetReport_LabelRowsEntry.encode({ key: key as any, value }, writer.uint32(50).fork()).join();
     });
+    if (message.kind !== ExampleKind.EXAMPLE_KIND_UNSPECIFIED) {
+      writer.uint32(56).int32(exampleKindToNumber(message.kind));
+    }
+    for (const v of message.findingCounts) {
+      DatasetFindingCount.encode(v!, writer.uint32(66).fork()).join();
+    }
+    if (message.duplicateRows !== 0) {
+      writer.uint32(72).int64(message.duplicateRows);
+    }
+    if (message.overlapRows !== 0) {
+      writer.uint32(80).int64(message.overlapRows);
+    }
+    if (message.labelBalance !== undefined) {
+      LabelBalance.encode(message.labelBalance, writer.uint32(90).fork()).join();
+    }
+    if (message.tokens !== undefined) {
+      TokenStatistics.encode(message.tokens, writer.uint32(98).fork()).join();
+    }
+    if (message.redactedDataset !== undefined) {
+      Dataset.encode(message.redactedDataset, writer.uint32(106).fork()).join();
+    }
+    for (const v of message.redactions) {
+      DatasetFindingCount.encode(v!, writer.uint32(114).fork()).join();
+    }
     return writer;
   },
 
@@ -632,6 +924,70 @@ export const DatasetReport: MessageFns<DatasetReport> = {
             }
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.kind = exampleKindFromJSON(reader.int32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.findingCounts.push(DatasetFindingCount.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.duplicateRows = longToNumber(reader.int64());
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.overlapRows = longToNumber(reader.int64());
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.labelBalance = LabelBalance.decode(reader, reader.uint32());
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.tokens = TokenStatistics.decode(reader, reader.uint32());
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.redactedDataset = Dataset.decode(reader, reader.uint32());
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.redactions.push(DatasetFindingCount.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -686,6 +1042,36 @@ export const DatasetReport: MessageFns<DatasetReport> = {
           {},
         )
         : {},
+      kind: isSet(object.kind) ? exampleKindFromJSON(object.kind) : ExampleKind.EXAMPLE_KIND_UNSPECIFIED,
+      findingCounts: globalThis.Array.isArray(object?.findingCounts)
+        ? object.findingCounts.map((e: any) => DatasetFindingCount.fromJSON(e))
+        : globalThis.Array.isArray(object?.finding_counts)
+        ? object.finding_counts.map((e: any) => DatasetFindingCount.fromJSON(e))
+        : [],
+      duplicateRows: isSet(object.duplicateRows)
+        ? globalThis.Number(object.duplicateRows)
+        : isSet(object.duplicate_rows)
+        ? globalThis.Number(object.duplicate_rows)
+        : 0,
+      overlapRows: isSet(object.overlapRows)
+        ? globalThis.Number(object.overlapRows)
+        : isSet(object.overlap_rows)
+        ? globalThis.Number(object.overlap_rows)
+        : 0,
+      labelBalance: isSet(object.labelBalance)
+        ? LabelBalance.fromJSON(object.labelBalance)
+        : isSet(object.label_balance)
+        ? LabelBalance.fromJSON(object.label_balance)
+        : undefined,
+      tokens: isSet(object.tokens) ? TokenStatistics.fromJSON(object.tokens) : undefined,
+      redactedDataset: isSet(object.redactedDataset)
+        ? Dataset.fromJSON(object.redactedDataset)
+        : isSet(object.redacted_dataset)
+        ? Dataset.fromJSON(object.redacted_dataset)
+        : undefined,
+      redactions: globalThis.Array.isArray(object?.redactions)
+        ? object.redactions.map((e: any) => DatasetFindingCount.fromJSON(e))
+        : [],
     };
   },
 
@@ -715,6 +1101,30 @@ export const DatasetReport: MessageFns<DatasetReport> = {
         });
       }
     }
+    if (message.kind !== ExampleKind.EXAMPLE_KIND_UNSPECIFIED) {
+      obj.kind = exampleKindToJSON(message.kind);
+    }
+    if (message.findingCounts?.length) {
+      obj.findingCounts = message.findingCounts.map((e) => DatasetFindingCount.toJSON(e));
+    }
+    if (message.duplicateRows !== 0) {
+      obj.duplicateRows = Math.round(message.duplicateRows);
+    }
+    if (message.overlapRows !== 0) {
+      obj.overlapRows = Math.round(message.overlapRows);
+    }
+    if (message.labelBalance !== undefined) {
+      obj.labelBalance = LabelBalance.toJSON(message.labelBalance);
+    }
+    if (message.tokens !== undefined) {
+      obj.tokens = TokenStatistics.toJSON(message.tokens);
+    }
+    if (message.redactedDataset !== undefined) {
+      obj.redactedDataset = Dataset.toJSON(message.redactedDataset);
+    }
+    if (message.redactions?.length) {
+      obj.redactions = message.redactions.map((e) => DatasetFindingCount.toJSON(e));
+    }
     return obj;
   },
 
@@ -737,6 +1147,20 @@ export const DatasetReport: MessageFns<DatasetReport> = {
       },
       {},
     );
+    message.kind = object.kind ?? ExampleKind.EXAMPLE_KIND_UNSPECIFIED;
+    message.findingCounts = object.findingCounts?.map((e) => DatasetFindingCount.fromPartial(e)) || [];
+    message.duplicateRows = object.duplicateRows ?? 0;
+    message.overlapRows = object.overlapRows ?? 0;
+    message.labelBalance = (object.labelBalance !== undefined && object.labelBalance !== null)
+      ? LabelBalance.fromPartial(object.labelBalance)
+      : undefined;
+    message.tokens = (object.tokens !== undefined && object.tokens !== null)
+      ? TokenStatistics.fromPartial(object.tokens)
+      : undefined;
+    message.redactedDataset = (object.redactedDataset !== undefined && object.redactedDataset !== null)
+      ? Dataset.fromPartial(object.redactedDataset)
+      : undefined;
+    message.redactions = object.redactions?.map((e) => DatasetFindingCount.fromPartial(e)) || [];
     return message;
   },
 };
@@ -822,6 +1246,601 @@ export const DatasetReport_LabelRowsEntry: MessageFns<DatasetReport_LabelRowsEnt
     const message = createBaseDatasetReport_LabelRowsEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? 0;
+    return message;
+  },
+};
+
+function createBaseDatasetFindingCount(): DatasetFindingCount {
+  return {
+    code: DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED,
+    severity: FindingSeverity.FINDING_SEVERITY_UNSPECIFIED,
+    count: 0,
+  };
+}
+
+export const DatasetFindingCount: MessageFns<DatasetFindingCount> = {
+  encode(message: DatasetFindingCount, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.code !== DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED) {
+      writer.uint32(8).int32(datasetFindingCodeToNumber(message.code));
+    }
+    if (message.severity !== FindingSeverity.FINDING_SEVERITY_UNSPECIFIED) {
+      writer.uint32(16).int32(findingSeverityToNumber(message.severity));
+    }
+    if (message.count !== 0) {
+      writer.uint32(24).int64(message.count);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DatasetFindingCount {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDatasetFindingCount();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.code = datasetFindingCodeFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.severity = findingSeverityFromJSON(reader.int32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.count = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DatasetFindingCount {
+    return {
+      code: isSet(object.code)
+        ? datasetFindingCodeFromJSON(object.code)
+        : DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED,
+      severity: isSet(object.severity)
+        ? findingSeverityFromJSON(object.severity)
+        : FindingSeverity.FINDING_SEVERITY_UNSPECIFIED,
+      count: isSet(object.count) ? globalThis.Number(object.count) : 0,
+    };
+  },
+
+  toJSON(message: DatasetFindingCount): unknown {
+    const obj: any = {};
+    if (message.code !== DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED) {
+      obj.code = datasetFindingCodeToJSON(message.code);
+    }
+    if (message.severity !== FindingSeverity.FINDING_SEVERITY_UNSPECIFIED) {
+      obj.severity = findingSeverityToJSON(message.severity);
+    }
+    if (message.count !== 0) {
+      obj.count = Math.round(message.count);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DatasetFindingCount>): DatasetFindingCount {
+    return DatasetFindingCount.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DatasetFindingCount>): DatasetFindingCount {
+    const message = createBaseDatasetFindingCount();
+    message.code = object.code ?? DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED;
+    message.severity = object.severity ?? FindingSeverity.FINDING_SEVERITY_UNSPECIFIED;
+    message.count = object.count ?? 0;
+    return message;
+  },
+};
+
+function createBaseLabelBalance(): LabelBalance {
+  return { labels: 0, imbalanceRatio: 0, evenness: 0, majorityShare: 0 };
+}
+
+export const LabelBalance: MessageFns<LabelBalance> = {
+  encode(message: LabelBalance, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.labels !== 0) {
+      writer.uint32(8).int32(message.labels);
+    }
+    if (message.imbalanceRatio !== 0) {
+      writer.uint32(17).double(message.imbalanceRatio);
+    }
+    if (message.evenness !== 0) {
+      writer.uint32(25).double(message.evenness);
+    }
+    if (message.majorityShare !== 0) {
+      writer.uint32(33).double(message.majorityShare);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LabelBalance {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLabelBalance();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.labels = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.imbalanceRatio = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.evenness = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.majorityShare = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LabelBalance {
+    return {
+      labels: isSet(object.labels) ? globalThis.Number(object.labels) : 0,
+      imbalanceRatio: isSet(object.imbalanceRatio)
+        ? globalThis.Number(object.imbalanceRatio)
+        : isSet(object.imbalance_ratio)
+        ? globalThis.Number(object.imbalance_ratio)
+        : 0,
+      evenness: isSet(object.evenness) ? globalThis.Number(object.evenness) : 0,
+      majorityShare: isSet(object.majorityShare)
+        ? globalThis.Number(object.majorityShare)
+        : isSet(object.majority_share)
+        ? globalThis.Number(object.majority_share)
+        : 0,
+    };
+  },
+
+  toJSON(message: LabelBalance): unknown {
+    const obj: any = {};
+    if (message.labels !== 0) {
+      obj.labels = Math.round(message.labels);
+    }
+    if (message.imbalanceRatio !== 0) {
+      obj.imbalanceRatio = floatToJson(message.imbalanceRatio);
+    }
+    if (message.evenness !== 0) {
+      obj.evenness = floatToJson(message.evenness);
+    }
+    if (message.majorityShare !== 0) {
+      obj.majorityShare = floatToJson(message.majorityShare);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LabelBalance>): LabelBalance {
+    return LabelBalance.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LabelBalance>): LabelBalance {
+    const message = createBaseLabelBalance();
+    message.labels = object.labels ?? 0;
+    message.imbalanceRatio = object.imbalanceRatio ?? 0;
+    message.evenness = object.evenness ?? 0;
+    message.majorityShare = object.majorityShare ?? 0;
+    return message;
+  },
+};
+
+function createBaseTokenStatistics(): TokenStatistics {
+  return {
+    baseModel: "",
+    maxLengthTokens: 0,
+    rows: 0,
+    tokens: 0,
+    minTokens: 0,
+    medianTokens: 0,
+    p95Tokens: 0,
+    p99Tokens: 0,
+    maxTokens: 0,
+    lossTokens: 0,
+    truncatedRows: 0,
+    answerTruncatedRows: 0,
+    allMaskedRows: 0,
+    epochTokens: 0,
+    epochLossTokens: 0,
+  };
+}
+
+export const TokenStatistics: MessageFns<TokenStatistics> = {
+  encode(message: TokenStatistics, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.baseModel !== "") {
+      writer.uint32(10).string(message.baseModel);
+    }
+    if (message.maxLengthTokens !== 0) {
+      writer.uint32(16).int32(message.maxLengthTokens);
+    }
+    if (message.rows !== 0) {
+      writer.uint32(24).int64(message.rows);
+    }
+    if (message.tokens !== 0) {
+      writer.uint32(32).int64(message.tokens);
+    }
+    if (message.minTokens !== 0) {
+      writer.uint32(40).int32(message.minTokens);
+    }
+    if (message.medianTokens !== 0) {
+      writer.uint32(48).int32(message.medianTokens);
+    }
+    if (message.p95Tokens !== 0) {
+      writer.uint32(56).int32(message.p95Tokens);
+    }
+    if (message.p99Tokens !== 0) {
+      writer.uint32(64).int32(message.p99Tokens);
+    }
+    if (message.maxTokens !== 0) {
+      writer.uint32(72).int32(message.maxTokens);
+    }
+    if (message.lossTokens !== 0) {
+      writer.uint32(80).int64(message.lossTokens);
+    }
+    if (message.truncatedRows !== 0) {
+      writer.uint32(88).int64(message.truncatedRows);
+    }
+    if (message.answerTruncatedRows !== 0) {
+      writer.uint32(96).int64(message.answerTruncatedRows);
+    }
+    if (message.allMaskedRows !== 0) {
+      writer.uint32(104).int64(message.allMaskedRows);
+    }
+    if (message.epochTokens !== 0) {
+      writer.uint32(112).int64(message.epochTokens);
+    }
+    if (message.epochLossTokens !== 0) {
+      writer.uint32(120).int64(message.epochLossTokens);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TokenStatistics {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTokenStatistics();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.baseModel = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.maxLengthTokens = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.rows = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.tokens = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.minTokens = reader.int32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.medianTokens = reader.int32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.p95Tokens = reader.int32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.p99Tokens = reader.int32();
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.maxTokens = reader.int32();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.lossTokens = longToNumber(reader.int64());
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.truncatedRows = longToNumber(reader.int64());
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.answerTruncatedRows = longToNumber(reader.int64());
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.allMaskedRows = longToNumber(reader.int64());
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.epochTokens = longToNumber(reader.int64());
+            continue;
+          }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.epochLossTokens = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): TokenStatistics {
+    return {
+      baseModel: isSet(object.baseModel)
+        ? globalThis.String(object.baseModel)
+        : isSet(object.base_model)
+        ? globalThis.String(object.base_model)
+        : "",
+      maxLengthTokens: isSet(object.maxLengthTokens)
+        ? globalThis.Number(object.maxLengthTokens)
+        : isSet(object.max_length_tokens)
+        ? globalThis.Number(object.max_length_tokens)
+        : 0,
+      rows: isSet(object.rows) ? globalThis.Number(object.rows) : 0,
+      tokens: isSet(object.tokens) ? globalThis.Number(object.tokens) : 0,
+      minTokens: isSet(object.minTokens)
+        ? globalThis.Number(object.minTokens)
+        : isSet(object.min_tokens)
+        ? globalThis.Number(object.min_tokens)
+        : 0,
+      medianTokens: isSet(object.medianTokens)
+        ? globalThis.Number(object.medianTokens)
+        : isSet(object.median_tokens)
+        ? globalThis.Number(object.median_tokens)
+        : 0,
+      p95Tokens: isSet(object.p95Tokens)
+        ? globalThis.Number(object.p95Tokens)
+        : isSet(object.p95_tokens)
+        ? globalThis.Number(object.p95_tokens)
+        : 0,
+      p99Tokens: isSet(object.p99Tokens)
+        ? globalThis.Number(object.p99Tokens)
+        : isSet(object.p99_tokens)
+        ? globalThis.Number(object.p99_tokens)
+        : 0,
+      maxTokens: isSet(object.maxTokens)
+        ? globalThis.Number(object.maxTokens)
+        : isSet(object.max_tokens)
+        ? globalThis.Number(object.max_tokens)
+        : 0,
+      lossTokens: isSet(object.lossTokens)
+        ? globalThis.Number(object.lossTokens)
+        : isSet(object.loss_tokens)
+        ? globalThis.Number(object.loss_tokens)
+        : 0,
+      truncatedRows: isSet(object.truncatedRows)
+        ? globalThis.Number(object.truncatedRows)
+        : isSet(object.truncated_rows)
+        ? globalThis.Number(object.truncated_rows)
+        : 0,
+      answerTruncatedRows: isSet(object.answerTruncatedRows)
+        ? globalThis.Number(object.answerTruncatedRows)
+        : isSet(object.answer_truncated_rows)
+        ? globalThis.Number(object.answer_truncated_rows)
+        : 0,
+      allMaskedRows: isSet(object.allMaskedRows)
+        ? globalThis.Number(object.allMaskedRows)
+        : isSet(object.all_masked_rows)
+        ? globalThis.Number(object.all_masked_rows)
+        : 0,
+      epochTokens: isSet(object.epochTokens)
+        ? globalThis.Number(object.epochTokens)
+        : isSet(object.epoch_tokens)
+        ? globalThis.Number(object.epoch_tokens)
+        : 0,
+      epochLossTokens: isSet(object.epochLossTokens)
+        ? globalThis.Number(object.epochLossTokens)
+        : isSet(object.epoch_loss_tokens)
+        ? globalThis.Number(object.epoch_loss_tokens)
+        : 0,
+    };
+  },
+
+  toJSON(message: TokenStatistics): unknown {
+    const obj: any = {};
+    if (message.baseModel !== "") {
+      obj.baseModel = message.baseModel;
+    }
+    if (message.maxLengthTokens !== 0) {
+      obj.maxLengthTokens = Math.round(message.maxLengthTokens);
+    }
+    if (message.rows !== 0) {
+      obj.rows = Math.round(message.rows);
+    }
+    if (message.tokens !== 0) {
+      obj.tokens = Math.round(message.tokens);
+    }
+    if (message.minTokens !== 0) {
+      obj.minTokens = Math.round(message.minTokens);
+    }
+    if (message.medianTokens !== 0) {
+      obj.medianTokens = Math.round(message.medianTokens);
+    }
+    if (message.p95Tokens !== 0) {
+      obj.p95Tokens = Math.round(message.p95Tokens);
+    }
+    if (message.p99Tokens !== 0) {
+      obj.p99Tokens = Math.round(message.p99Tokens);
+    }
+    if (message.maxTokens !== 0) {
+      obj.maxTokens = Math.round(message.maxTokens);
+    }
+    if (message.lossTokens !== 0) {
+      obj.lossTokens = Math.round(message.lossTokens);
+    }
+    if (message.truncatedRows !== 0) {
+      obj.truncatedRows = Math.round(message.truncatedRows);
+    }
+    if (message.answerTruncatedRows !== 0) {
+      obj.answerTruncatedRows = Math.round(message.answerTruncatedRows);
+    }
+    if (message.allMaskedRows !== 0) {
+      obj.allMaskedRows = Math.round(message.allMaskedRows);
+    }
+    if (message.epochTokens !== 0) {
+      obj.epochTokens = Math.round(message.epochTokens);
+    }
+    if (message.epochLossTokens !== 0) {
+      obj.epochLossTokens = Math.round(message.epochLossTokens);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<TokenStatistics>): TokenStatistics {
+    return TokenStatistics.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TokenStatistics>): TokenStatistics {
+    const message = createBaseTokenStatistics();
+    message.baseModel = object.baseModel ?? "";
+    message.maxLengthTokens = object.maxLengthTokens ?? 0;
+    message.rows = object.rows ?? 0;
+    message.tokens = object.tokens ?? 0;
+    message.minTokens = object.minTokens ?? 0;
+    message.medianTokens = object.medianTokens ?? 0;
+    message.p95Tokens = object.p95Tokens ?? 0;
+    message.p99Tokens = object.p99Tokens ?? 0;
+    message.maxTokens = object.maxTokens ?? 0;
+    message.lossTokens = object.lossTokens ?? 0;
+    message.truncatedRows = object.truncatedRows ?? 0;
+    message.answerTruncatedRows = object.answerTruncatedRows ?? 0;
+    message.allMaskedRows = object.allMaskedRows ?? 0;
+    message.epochTokens = object.epochTokens ?? 0;
+    message.epochLossTokens = object.epochLossTokens ?? 0;
     return message;
   },
 };
@@ -1196,7 +2215,10 @@ export const DatasetServiceService = {
     responseSerialize: (value: Dataset): Buffer => Buffer.from(Dataset.encode(value).finish()),
     responseDeserialize: (value: Buffer): Dataset => Dataset.decode(value),
   },
-  /** Reads a stored dataset again and streams findings and, last, a report. */
+  /**
+   * Reads a stored dataset again and streams findings and, last, a report. With a base model it also renders every row as tuning
+   * would; with redacted_dataset_id it also stores a copy without the personal data that it finds.
+   */
   validateDataset: {
     path: "/lorica.v1.DatasetService/ValidateDataset" as const,
     requestStream: false as const,
@@ -1247,7 +2269,10 @@ export interface DatasetServiceServer extends UntypedServiceImplementation {
    * every finding with its line.
    */
   uploadDataset: handleClientStreamingCall<UploadDatasetRequest, Dataset>;
-  /** Reads a stored dataset again and streams findings and, last, a report. */
+  /**
+   * Reads a stored dataset again and streams findings and, last, a report. With a base model it also renders every row as tuning
+   * would; with redacted_dataset_id it also stores a copy without the personal data that it finds.
+   */
   validateDataset: handleServerStreamingCall<ValidateDatasetRequest, ValidateDatasetResponse>;
   /** Returns a dataset. */
   getDataset: handleUnaryCall<GetDatasetRequest, Dataset>;
@@ -1278,7 +2303,10 @@ export interface DatasetServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Dataset) => void,
   ): ClientWritableStream<UploadDatasetRequest>;
-  /** Reads a stored dataset again and streams findings and, last, a report. */
+  /**
+   * Reads a stored dataset again and streams findings and, last, a report. With a base model it also renders every row as tuning
+   * would; with redacted_dataset_id it also stores a copy without the personal data that it finds.
+   */
   validateDataset(
     request: ValidateDatasetRequest,
     options?: Partial<CallOptions>,
@@ -1346,6 +2374,10 @@ export const DatasetServiceClient = makeGenericClientConstructor(
   service: typeof DatasetServiceService;
   serviceName: string;
 };
+
+function floatToJson(value: number | null | undefined): number | string | null | undefined {
+  return typeof value === "number" && !globalThis.Number.isFinite(value) ? globalThis.String(value) : value;
+}
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;
 

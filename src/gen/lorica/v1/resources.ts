@@ -4,6 +4,12 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
+import {
+  DatasetFindingCode,
+  datasetFindingCodeFromJSON,
+  datasetFindingCodeToJSON,
+  datasetFindingCodeToNumber,
+} from "./dataset_finding_code.js";
 import { JobError } from "./errors.js";
 import { LossScope, lossScopeFromJSON, lossScopeToJSON, lossScopeToNumber, TuningSpecification } from "./tuning.js";
 import { LabelTemplate, ServedBy } from "./types.js";
@@ -494,6 +500,14 @@ export interface DatasetFinding {
   path: string;
   /** What is wrong. */
   description: string;
+  /** What it is, of a closed list. */
+  code: DatasetFindingCode;
+  /** What to do about it. */
+  fix: string;
+  /** The earlier line that this one repeats or contradicts; 0 where there is none. */
+  relatedLine: number;
+  /** Where `related_line` is a line of another dataset: `tenants/{t}/datasets/{d}`. */
+  relatedDataset: string;
 }
 
 /** A tuning job. */
@@ -1517,7 +1531,16 @@ export const Dataset_LabelRowsEntry: MessageFns<Dataset_LabelRowsEntry> = {
 };
 
 function createBaseDatasetFinding(): DatasetFinding {
-  return { line: 0, severity: FindingSeverity.FINDING_SEVERITY_UNSPECIFIED, path: "", description: "" };
+  return {
+    line: 0,
+    severity: FindingSeverity.FINDING_SEVERITY_UNSPECIFIED,
+    path: "",
+    description: "",
+    code: DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED,
+    fix: "",
+    relatedLine: 0,
+    relatedDataset: "",
+  };
 }
 
 export const DatasetFinding: MessageFns<DatasetFinding> = {
@@ -1533,6 +1556,18 @@ export const DatasetFinding: MessageFns<DatasetFinding> = {
     }
     if (message.description !== "") {
       writer.uint32(34).string(message.description);
+    }
+    if (message.code !== DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED) {
+      writer.uint32(40).int32(datasetFindingCodeToNumber(message.code));
+    }
+    if (message.fix !== "") {
+      writer.uint32(50).string(message.fix);
+    }
+    if (message.relatedLine !== 0) {
+      writer.uint32(56).int32(message.relatedLine);
+    }
+    if (message.relatedDataset !== "") {
+      writer.uint32(66).string(message.relatedDataset);
     }
     return writer;
   },
@@ -1582,6 +1617,38 @@ export const DatasetFinding: MessageFns<DatasetFinding> = {
             message.description = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.code = datasetFindingCodeFromJSON(reader.int32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.fix = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.relatedLine = reader.int32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.relatedDataset = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1602,6 +1669,20 @@ export const DatasetFinding: MessageFns<DatasetFinding> = {
         : FindingSeverity.FINDING_SEVERITY_UNSPECIFIED,
       path: isSet(object.path) ? globalThis.String(object.path) : "",
       description: isSet(object.description) ? globalThis.String(object.description) : "",
+      code: isSet(object.code)
+        ? datasetFindingCodeFromJSON(object.code)
+        : DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED,
+      fix: isSet(object.fix) ? globalThis.String(object.fix) : "",
+      relatedLine: isSet(object.relatedLine)
+        ? globalThis.Number(object.relatedLine)
+        : isSet(object.related_line)
+        ? globalThis.Number(object.related_line)
+        : 0,
+      relatedDataset: isSet(object.relatedDataset)
+        ? globalThis.String(object.relatedDataset)
+        : isSet(object.related_dataset)
+        ? globalThis.String(object.related_dataset)
+        : "",
     };
   },
 
@@ -1619,6 +1700,18 @@ export const DatasetFinding: MessageFns<DatasetFinding> = {
     if (message.description !== "") {
       obj.description = message.description;
     }
+    if (message.code !== DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED) {
+      obj.code = datasetFindingCodeToJSON(message.code);
+    }
+    if (message.fix !== "") {
+      obj.fix = message.fix;
+    }
+    if (message.relatedLine !== 0) {
+      obj.relatedLine = Math.round(message.relatedLine);
+    }
+    if (message.relatedDataset !== "") {
+      obj.relatedDataset = message.relatedDataset;
+    }
     return obj;
   },
 
@@ -1631,6 +1724,10 @@ export const DatasetFinding: MessageFns<DatasetFinding> = {
     message.severity = object.severity ?? FindingSeverity.FINDING_SEVERITY_UNSPECIFIED;
     message.path = object.path ?? "";
     message.description = object.description ?? "";
+    message.code = object.code ?? DatasetFindingCode.DATASET_FINDING_CODE_UNSPECIFIED;
+    message.fix = object.fix ?? "";
+    message.relatedLine = object.relatedLine ?? 0;
+    message.relatedDataset = object.relatedDataset ?? "";
     return message;
   },
 };
