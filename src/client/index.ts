@@ -31,11 +31,13 @@ export type {
   StreamGenerateResponse,
 } from '../gen/lorica/v1/generate_service.js';
 export { FinishReason } from '../gen/lorica/v1/generate_service.js';
+export { DatasetFindingCode } from '../gen/lorica/v1/dataset_finding_code.js';
 export { AdapterKind, DatasetFormat, ExampleKind, FindingSeverity, JobState, ModelOrigin } from '../gen/lorica/v1/resources.js';
 export type {
   Adapter,
   AdapterAlias,
   Comparison,
+  DatasetFinding,
   Evaluation,
   EvaluationResult,
   EvaluationSpecification,

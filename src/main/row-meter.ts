@@ -88,7 +88,8 @@ class ThreadedRowMeter implements OpenRowMeter {
     if (this.closed) return;
     this.closed = true;
     this.signal.removeEventListener('abort', this.onAbort);
-    const gone = (this.signal.reason as unknown) ?? new LoricaError('CANCELLED', 'CANCELLED', 'the validation has ended');
+    const reason = this.signal.reason as unknown;
+    const gone = reason instanceof Error ? reason : new LoricaError('CANCELLED', 'CANCELLED', 'the validation has ended');
     await Promise.all(this.threads.map((thread) => thread.end(gone)));
     this.release();
   }
@@ -102,7 +103,7 @@ interface Waiting {
 class Thread {
   private readonly worker: Worker;
   private readonly queue: Waiting[] = [];
-  private dead: unknown;
+  private dead: Error | undefined;
 
   constructor(setup: MeterSetup) {
     this.worker = new Worker(WORKER, { workerData: setup, execArgv: [] });
@@ -133,12 +134,12 @@ class Thread {
     });
   }
 
-  async end(reason: unknown): Promise<void> {
+  async end(reason: Error): Promise<void> {
     this.fail(reason);
     await this.worker.terminate();
   }
 
-  private fail(error: unknown): void {
+  private fail(error: Error): void {
     this.dead ??= error;
     for (const { reject } of this.queue.splice(0)) reject(this.dead);
   }
