@@ -1,5 +1,6 @@
 /** Every finding of a validation with its line, path and fix; token findings on the tokenizer and chat template of a tiny model. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { LoricaError } from '../../src/common/errors.js';
 import { Xoshiro128 } from '../../src/common/random.js';
@@ -43,8 +44,12 @@ async function* rows(...examples: Example[]): AsyncGenerator<Example & { line: n
   for (const [i, example] of examples.entries()) yield await Promise.resolve({ ...example, line: i + 1 });
 }
 
-test('every code has a fix of one sentence', () => {
-  for (const code of FINDING_CODES) expect(FINDING_RULES[code].fix).toMatch(/^[A-Z].*\.$/);
+test('every code has a fix of one sentence and a row in the documentation', () => {
+  const page = readFileSync('docs/datasets.md', 'utf8');
+  for (const code of FINDING_CODES) {
+    expect(FINDING_RULES[code].fix).toMatch(/^[A-Z].*\.$/);
+    expect(page).toContain(`| \`${code}\` | ${FINDING_RULES[code].severity} |`);
+  }
 });
 
 describe('without a model', () => {
@@ -141,6 +146,13 @@ describe('with a model', () => {
       'warning ANSWER_TRUNCATED 3 $.completion: the row has 29 tokens, the limit is 20: 6 of the 25 tokens that count are lost',
     ]);
     expect(report.tokens).toMatchObject({ truncatedRows: 2, answerTruncatedRows: 1 });
+  });
+
+  test('of a preference both answers are fed', async () => {
+    const { findings, report } = await validate(lines({ prompt: 'qz', chosen: 'zqz', rejected: 'q' }, { prompt: 'qz', chosen: 'zqzqzqzqzq', rejected: 'q' }), { meter: meter({ maxLengthTokens: 8 }) });
+    expect(report.tokens).toMatchObject({ rows: 2, tokens: 6 + 4 + 13 + 4, lossTokens: 4 + 2 + 11 + 2, minTokens: 6, maxTokens: 13, epochTokens: 5 + 3 + 7 + 3, truncatedRows: 1 });
+    expect(findings.map(shown)).toEqual(['warning ANSWER_TRUNCATED 2 $: the row has 13 tokens, the limit is 8: 4 of the 13 tokens that count are lost']);
+    expect((await validate(lines({ prompt: 'p', chosen: 'c', rejected: 'c' }))).findings.map(({ code, path }) => `${code} ${path}`)).toEqual(['EQUAL_ANSWERS $.rejected']);
   });
 
   test('conversations in which nothing counts', async () => {
