@@ -138,9 +138,13 @@ def factor(name):
     return LAYER_DECAY**depth * next((value for part, value in GROUPS.items() if part in name), 1.0)
 
 
-def train(model, data, tensors, label, steps=STEPS, multiplier=one, least=0.0, write=True):
+def adamw(groups):
+    return torch.optim.AdamW(groups, lr=RATE, weight_decay=DECAY)
+
+
+def train(model, data, tensors, label, steps=STEPS, multiplier=one, least=0.0, write=True, make=adamw, peak=RATE):
     trained = {local(name): p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW([{"params": [p], "factor": multiplier(name)} for name, p in trained.items()], lr=RATE, weight_decay=DECAY)
+    optimizer = make([{"params": [p], "factor": multiplier(name)} for name, p in trained.items()])
     count = sum(sum(row["lossMask"][1:]) for row in data)
     losses, norms = [], []
     for step in range(1, steps + 1):
@@ -152,7 +156,7 @@ def train(model, data, tensors, label, steps=STEPS, multiplier=one, least=0.0, w
                 tensors[f"{label}/gradient/{name}"] = parameter.grad.detach().clone().contiguous()
         norms.append(torch.nn.utils.clip_grad_norm_(trained.values(), CLIP).item())
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, least) * group["factor"]
+            group["lr"] = rate(step, steps, least) * group["factor"] * peak / RATE
         optimizer.step()
         losses.append(total.item())
     return {"losses": losses, "gradientNorms": norms, "parameters": sorted(trained)}

@@ -55,6 +55,15 @@ export class JobEvents {
     return rows[0]?.sequence;
   }
 
+  /** Payloads of the newest progress events, newest first. */
+  async newestProgress(name: string, limit: number): Promise<readonly unknown[]> {
+    const rows = await this.database.query<Pick<EventRow, 'event'>>(
+      `SELECT event FROM job_events WHERE job = $1 AND event->>'type' = 'progress' ORDER BY sequence DESC LIMIT $2`,
+      [name, limit],
+    );
+    return rows.map(({ event }) => (event.type === 'progress' ? event.payload : undefined));
+  }
+
   /** Events after `afterSequence`, then new ones as they come. Ends after a terminal state event, and when `signal` aborts. */
   async *follow(name: string, afterSequence: number, signal?: AbortSignal): AsyncGenerator<JobEvent> {
     let after = afterSequence;

@@ -121,6 +121,7 @@ export class JobRunner {
       job,
       signal: controller.signal,
       emit,
+      emitted: (limit) => this.store.newestProgress(job.name, limit),
       checkpoints: {
         save: (checkpoint, pieces) => this.store.checkpoints.save(job.name, fence, checkpoint, pieces),
         newest: () =>

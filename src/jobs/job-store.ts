@@ -207,6 +207,11 @@ export class JobStore {
     yield* this.jobEvents.follow(name, afterSequence, signal);
   }
 
+  /** Payloads of a job's newest progress events, newest first. */
+  newestProgress(name: string, limit: number): Promise<readonly unknown[]> {
+    return this.jobEvents.newestProgress(name, limit);
+  }
+
   /** Appends a progress event to an unfinished job and returns its sequence. Handlers use their context's emit. */
   async append(name: string, payload: unknown): Promise<number> {
     const sequence = await this.jobEvents.appendProgress(name, payload);

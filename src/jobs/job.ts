@@ -74,6 +74,8 @@ export interface JobContext {
   /** Appends a progress event (JSON). Rejects once the job is no longer this handler's. */
   emit(payload: unknown): Promise<void>;
   readonly checkpoints: RunCheckpoints;
+  /** What earlier runs of this job have emitted, newest first, at most `limit`. */
+  emitted(limit: number): Promise<readonly unknown[]>;
 }
 
 /** Runs one job; what it resolves with (JSON) becomes the job's result. */

@@ -11,7 +11,9 @@ const STATE = 'lorica.training';
 
 /** The file's bytes in order, without copying a tensor. */
 export function checkpointPieces({ state, tensors }: TrainingCheckpoint): Generator<Uint8Array> {
-  const host = new Map<string, HostTensor>([...tensors].map(([name, { shape, data }]) => [name, { dtype: 'float32', shape, data }]));
+  const host = new Map<string, HostTensor>(
+    [...tensors].map(([name, { shape, data }]) => [name, { dtype: data instanceof Float64Array ? 'float64' : 'float32', shape, data }]),
+  );
   return safetensorsPieces(host, { [STATE]: JSON.stringify(state) });
 }
 
@@ -23,7 +25,7 @@ export async function openCheckpointFile(name: string, path: string): Promise<St
     name,
     state,
     shapes: new Map([...file.tensors].map(([tensor, { shape }]) => [tensor, shape])),
-    read: async (tensor) => (await readTensor(file, tensor)).data as Float32Array,
+    read: async (tensor) => (await readTensor(file, tensor)).data as Float32Array | Float64Array,
   };
 }
 

@@ -113,7 +113,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
   const runner = new JobRunner(
     jobs,
     {
-      tuning: tuningHandler({ models, ...stores, host: new TrainingHost(runtime), metrics }),
+      tuning: tuningHandler({ models, ...stores, host: new TrainingHost(runtime), metrics, logger }),
       evaluation: evaluationHandler({ models, ...stores, targets, engine, metrics, maxContextTokens: config.maxContextTokens }),
     },
     { logger, concurrency: { tuning: config.tuningConcurrency } },

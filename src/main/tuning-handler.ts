@@ -1,16 +1,18 @@
 /**
- * Runs one tuning job: rows → training → a published version → the alias, if one was named. Everything that it leaves behind is
- * content-addressed, so running a job again after a crash changes nothing twice.
+ * Runs one tuning job: rows → training → a published version → the alias, if one was named. A job that was interrupted goes on from its
+ * newest checkpoint. Everything that it leaves behind is content-addressed, so running a job again after a crash changes nothing twice.
  */
 import type { AdapterRegistry } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
+import type { Logger } from '../common/logger.js';
 import type { DatasetStore } from '../datasets/index.js';
 import type { JobHandler } from '../jobs/index.js';
 import type { Metrics } from '../metrics/metrics.js';
 import { variantFit } from '../models/variant-architecture.js';
 import type { ModelProvider } from '../engine/index.js';
-import { checkTuning, runTuning, type StepEvent, type TrainingHost } from '../tuning/index.js';
+import { checkTuning, DEFAULT_KEPT_CHECKPOINTS, runTuning, type StepEvent, type TrainingHost } from '../tuning/index.js';
 import { tuningRequestOfJob, type TuningOutcome, type TuningPlanner } from '../services/index.js';
+import { tuningCheckpoints } from './tuning-checkpoints.js';
 
 export interface TuningHandlerDependencies {
   readonly models: ModelProvider;
@@ -18,14 +20,25 @@ export interface TuningHandlerDependencies {
   readonly adapters: AdapterRegistry;
   readonly host: TrainingHost;
   readonly metrics: Metrics;
+  readonly logger: Logger;
 }
 
-export function tuningHandler({ models, datasets, adapters, host, metrics }: TuningHandlerDependencies): JobHandler {
+/** Among so many of a job's newest events is a step, if it has made one: between two steps come at most a few others. */
+const LOOKED_AT_EVENTS = 16;
+
+/** Tells steps that were not reported yet from those that a job makes again, with the same numbers, after it died. */
+function stepsAfter(newestFirst: readonly unknown[]): (event: StepEvent) => boolean {
+  const last = (newestFirst as readonly (StepEvent | { readonly kind: string })[]).find((event): event is StepEvent => !('kind' in event));
+  return ({ stage, step }) => last === undefined || stage > last.stage || (stage === last.stage && step > last.step);
+}
+
+export function tuningHandler({ models, datasets, adapters, host, metrics, logger }: TuningHandlerDependencies): JobHandler {
   return async (context): Promise<TuningOutcome> => {
     const { job, signal } = context;
     const { tenant } = job;
     const { specification, adapter, alias } = tuningRequestOfJob(job);
     const checkpoint = await models.checkpoint(specification.baseModel);
+    const isNew = stepsAfter(job.attempt === 1 ? [] : await context.emitted(LOOKED_AT_EVENTS));
     const began = performance.now();
     try {
       const { content, ...figures } = await runTuning({
@@ -39,9 +52,12 @@ export function tuningHandler({ models, datasets, adapters, host, metrics }: Tun
           metrics.tuningStepsTotal.inc({ tenant });
           metrics.tuningTokensTotal.inc({ tenant }, event.tokens);
           metrics.tuningLoss.set({ tenant, job: job.id }, event.loss);
-          await context.emit(event);
+          if (isNew(event)) await context.emit(event);
         },
+        report: (event) => context.emit(event),
         signal,
+        checkpoints: tuningCheckpoints(context.checkpoints, specification.checkpoints?.keep ?? DEFAULT_KEPT_CHECKPOINTS),
+        logger: logger.with({ job: job.name }),
       });
       signal.throwIfAborted();
       const version = await adapters.publish({

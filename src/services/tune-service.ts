@@ -1,7 +1,7 @@
 /** TuneService: tuning jobs as resources and streams. The work itself is the job handler's (src/main/tuning-handler.ts). */
 import type { DatasetStore } from '../datasets/index.js';
 import type { Job, JobCheckpoint, JobStore } from '../jobs/index.js';
-import type { StepEvent } from '../tuning/index.js';
+import type { CheckpointEvent, StepEvent } from '../tuning/index.js';
 import type { TuningJob } from '../gen/lorica/v1/resources.js';
 import type { Checkpoint, CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
 import type { CallContext, Handlers } from './call.js';
@@ -62,7 +62,12 @@ function eventMessage(watched: Watched): TuningJobEvent {
     case 'heartbeat':
       return { sequence, time, event: { $case: 'heartbeat', value: {} } };
     case 'progress': {
-      const { etaMs, ...step } = watched.payload as StepEvent;
+      const payload = watched.payload as StepEvent | CheckpointEvent;
+      if ('kind' in payload) {
+        const { kind: _kind, ...checkpoint } = payload;
+        return { sequence, time, event: { $case: 'checkpoint', value: checkpoint } };
+      }
+      const { etaMs, ...step } = payload;
       return { sequence, time, event: { $case: 'step', value: { ...step, remainingSeconds: etaMs / 1000 } } };
     }
   }

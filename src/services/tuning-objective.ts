@@ -30,7 +30,11 @@ export function readObjective(stage: proto.TuningStage, path: string, fields: Fi
   return { kind: 'languageModel', loss: readLossScope(objective?.lossScope, `${path}.objective.loss_scope`, fields) };
 }
 
-function readClassification({ labels, promptTemplate }: proto.ClassificationObjective, path: string, fields: Fields): ObjectiveSpecification {
+function readClassification(
+  { labels, promptTemplate }: proto.ClassificationObjective,
+  path: string,
+  fields: Fields,
+): ObjectiveSpecification {
   if (labels.length > 0) for (const { field, description } of labelViolations(labels, `${path}.labels`)) fields.add(field, description);
   fields.check(
     `${path}.prompt_template`,
@@ -44,7 +48,11 @@ function readClassification({ labels, promptTemplate }: proto.ClassificationObje
   });
 }
 
-function readPreference({ beta, labelSmoothing, sftWeight }: proto.PreferenceObjective, path: string, fields: Fields): ObjectiveSpecification {
+function readPreference(
+  { beta, labelSmoothing, sftWeight }: proto.PreferenceObjective,
+  path: string,
+  fields: Fields,
+): ObjectiveSpecification {
   fields.number(`${path}.beta`, beta, 0, 100, { least: true });
   fields.number(`${path}.label_smoothing`, labelSmoothing, 0, 0.5, { most: true });
   fields.number(`${path}.sft_weight`, sftWeight, 0, 100);

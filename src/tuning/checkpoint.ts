@@ -15,6 +15,8 @@ export interface CheckpointIdentity {
   readonly base: string;
   /** Of the specification, apart from what changes no number (`trainingIdentity`). */
   readonly specification: string;
+  /** Of what edits of the architecture and the embeddings made of the base. */
+  readonly start: string;
   /** Of the rows of the stage as they are fed. Absent between two stages. */
   readonly rows?: string;
 }
@@ -41,17 +43,19 @@ export interface CheckpointState {
   /** Rows left out in the stages so far, the current one not counted. */
   readonly skippedRows: number;
   readonly lora: readonly CheckpointLora[];
+  /** Of a classification head, whose weight is among the tensors. */
+  readonly head?: { readonly labels: readonly string[]; readonly template: string };
 }
 
-/** A row-major float32 tensor; `data` may be a view of memory that training goes on to change. */
+/** A row-major tensor, float32 but for what an objective measured; `data` may be a view of memory that training goes on to change. */
 export interface CheckpointTensor {
   readonly shape: readonly number[];
-  readonly data: Float32Array;
+  readonly data: Float32Array | Float64Array;
 }
 
 /**
  * Tensors by name: `model/{tensor}` that differ from the base, `model/{module}.lora_A.weight` and its like, and of the current stage
- * `{optimizer}/{moment}/{parameter}`.
+ * `{optimizer}/{moment}/{parameter}` and `objective/reference`.
  */
 export interface TrainingCheckpoint {
   readonly state: CheckpointState;
@@ -64,7 +68,7 @@ export interface StoredCheckpoint {
   readonly state: CheckpointState;
   /** Shapes by tensor name. */
   readonly shapes: ReadonlyMap<string, readonly number[]>;
-  read(tensor: string): Promise<Float32Array>;
+  read(tensor: string): Promise<Float32Array | Float64Array>;
 }
 
 /** Where the checkpoints of one job are kept; filled by `main`. */

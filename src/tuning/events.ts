@@ -1,4 +1,4 @@
-/** What a running stage reports after every optimizer step, and what a finished job gives back. Plain JSON values only. */
+/** What a running job reports, and what a finished one gives back. Plain JSON values only. */
 import type { LoraInput, VariantInput } from '../adapters/index.js';
 import type { EmbeddingReport } from '../models/pretrained-embeddings.js';
 
@@ -25,6 +25,17 @@ export interface StepEvent {
   /** Of preferences: share of the pairs whose chosen answer has the higher reward, and the mean difference of the rewards. */
   readonly preferenceAccuracy?: number;
   readonly preferenceMargin?: number;
+}
+
+/** A checkpoint was kept. */
+export interface CheckpointEvent {
+  readonly kind: 'checkpoint';
+  readonly stage: number;
+  /** Steps of the stage that are done. */
+  readonly step: number;
+  readonly name: string;
+  /** Of its tensors. */
+  readonly bytes: number;
 }
 
 /** What a stage has done so far. */

@@ -1,8 +1,9 @@
 /** Tuning: what to train, how, and the loop that does it. */
 export { checkSpecification, resolveStage, type Component, type Layers, type LoraPattern, type LoraSelection, type RateGroup, type ResolvedStage, type SavedActivations, type Schedule, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
-export type { StageOutcome, StepEvent, TuningResult } from './events.js';
+export type { CheckpointEvent, StageOutcome, StepEvent, TuningResult } from './events.js';
 export { CHECKPOINT_FORMAT, DEFAULT_KEPT_CHECKPOINTS, type CheckpointPolicy, type Checkpoints, type CheckpointState, type StoredCheckpoint, type TrainingCheckpoint } from './checkpoint.js';
 export { labelViolations, type ClassificationObjective, type LanguageModelObjective, type ObjectiveSpecification, type PreferenceObjective, type ResolvedObjective } from './objective-specification.js';
 export { selectTrainable, type LoraSettings, type TrainablePlan } from './selection.js';
 export { BaseLease, TrainingHost, type BaseModel } from './training-host.js';
-export { checkTuning, runTuning, trainOnTokens, type TokenTrainingInput, type TuningInput } from './run.js';
+export { checkTuning, runTuning, trainOnTokens, type TokenTrainingInput } from './run.js';
+export type { TuningInput } from './tuning-run.js';

@@ -71,6 +71,7 @@ export function preferenceObjective(rows: readonly TokenRow[], reference: Float6
   const sequencesOf = (indices: readonly number[]): number[] => indices.flatMap((pair) => [2 * pair, 2 * pair + 1]);
   return {
     head: 'languageModel',
+    reference,
     lengths,
     longestTokens: rows.reduce((most, row) => Math.max(most, row.inputs.length), 1),
     terms: () => 1,

@@ -36,6 +36,8 @@ export interface Objective {
   readonly lengths: readonly number[];
   /** Longest sequence that a pass gets, padding not counted. */
   readonly longestTokens: number;
+  /** What was measured of the model as the stage began, where something was: a checkpoint keeps it. */
+  readonly reference?: Float64Array;
   /** How many terms a row adds to the loss: a step's loss is the mean over the terms of its rows. At least 1. */
   terms(row: number): number;
   /** Loss of some rows (their indices) as one micro-batch, and the gradients of scale · loss in the pass's parameters. */

@@ -4,9 +4,7 @@
  */
 import { invalidFields, LoricaError } from '../common/errors.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
-import type { Checkpoint } from '../models/checkpoint.js';
-import type { EmbeddingReport, WordVectors } from '../models/pretrained-embeddings.js';
-import type { PromptExample, RenderedExample } from '../models/prompt.js';
+import type { RenderedExample } from '../models/prompt.js';
 import type { Runtime } from '../runtime/index.js';
 import { tokenRow, type TokenRow } from './batches.js';
 import { startingConfig, startingModel } from './edit-model.js';
@@ -16,28 +14,12 @@ import { ModelPass } from './model-pass.js';
 import { LEAST_LABELS } from './objective-specification.js';
 import { tokenObjective } from './objective-tokens.js';
 import { selectTrainable } from './selection.js';
-import { checkSpecification, resolveStage, type EmbeddingsSpecification, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
-import { stageObjective } from './stage-objective.js';
+import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
 import { readStageRows } from './stage-rows.js';
-import { longestPadded, meanLoss, trainStage, type StageInput } from './trainer.js';
+import { longestPadded, meanLoss, trainStage } from './trainer.js';
 import { TrainingHost } from './training-host.js';
+import { beginStage, TuningRun, type TuningInput } from './tuning-run.js';
 import { parameterShapes, shapesWithHead, WorkingModel } from './working-model.js';
-
-export interface TuningInput {
-  readonly checkpoint: Checkpoint;
-  readonly host: TrainingHost;
-  readonly specification: TuningSpecification;
-  /** Rows of a data set that a stage names. */
-  readonly examples: (dataset: string) => AsyncIterable<PromptExample> | Iterable<PromptExample>;
-  /** Word vectors that the first stage names, if it names any. */
-  readonly vectors?: (source: EmbeddingsSpecification, signal: AbortSignal | undefined) => Promise<WordVectors>;
-  /** Called before the first step where the embeddings were replaced; awaited. */
-  readonly onEmbeddings?: (report: EmbeddingReport) => void | Promise<void>;
-  /** Called after every step, in order; awaited. */
-  readonly emit: (event: StepEvent) => void | Promise<void>;
-  readonly signal?: AbortSignal;
-  readonly activationBudgetBytes?: number;
-}
 
 /**
  * Checks the whole specification before any work: defaults, selections and numbers of every stage. Throws INVALID_ARGUMENT with
@@ -55,7 +37,10 @@ export function checkTuning(specification: TuningSpecification, base: DecoderCon
   });
 }
 
-/** Runs all stages. Throws INVALID_ARGUMENT, TRAINING_DIVERGED, CANCELLED; nothing is written anywhere. */
+/**
+ * Runs all stages, from the newest checkpoint where there is one that fits. Throws INVALID_ARGUMENT, TRAINING_DIVERGED, CANCELLED; nothing
+ * is written anywhere but through `checkpoints`. Aborted for another reason than a cancel, it keeps a checkpoint first.
+ */
 export async function runTuning(input: TuningInput): Promise<TuningResult> {
   const { checkpoint, signal } = input;
   const { config, weights, digest } = checkpoint;
@@ -71,40 +56,10 @@ export async function runTuning(input: TuningInput): Promise<TuningResult> {
       },
     });
     if (start.embeddings !== undefined) await input.onEmbeddings?.(start.embeddings);
-    const working = new WorkingModel(lease, signal, start);
-    const outcomes: StageOutcome[] = [];
-    let skippedRows = 0;
-    for (const [stageIndex, stage] of stages.entries()) {
-      const rows = await readStageRows(input.examples(stage.dataset), stage, checkpoint, { signal, path: `specification.stages[${stageIndex}].dataset` });
-      skippedRows += rows.skipped;
-      if (stage.objective.kind === 'classification') working.classify({ labels: rows.labels!, template: stage.objective.template }, input.specification.seed);
-      const { model, peakRate } = await beginStage(working, start.config, stage, input.specification.seed);
-      const objective = await stageObjective(rows, stage, lease, model, signal);
-      outcomes.push(await trainStage({
-        lease, model, stage, stageIndex, peakRate, objective, seed: input.specification.seed, emit: input.emit, signal,
-        ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
-      }));
-    }
-    return { ...summary(outcomes), content: await working.content(), skippedRows, ...(start.embeddings === undefined ? {} : { embeddings: start.embeddings }) };
+    return await new TuningRun(input, stages, lease, start).run();
   } finally {
     await lease.release();
   }
-}
-
-/** Lays out what a stage trains, each parameter with its learning rate. */
-export async function beginStage(working: WorkingModel, config: DecoderConfig, stage: ResolvedStage, seed: number): Promise<Pick<StageInput, 'model' | 'peakRate'>> {
-  const plan = selectTrainable(config, stage.trainable, 'trainable', stage.objective.kind === 'classification');
-  const { peak, factor } = learningRates(stage, config, parameterShapes(plan, working.shapes));
-  return { model: await working.begin(plan, seed, stage.decayNorms, factor), peakRate: peak };
-}
-
-function summary(outcomes: readonly StageOutcome[]): Omit<TuningResult, 'content' | 'skippedRows'> {
-  const total = (key: 'steps' | 'tokens' | 'elapsedMs'): number => outcomes.reduce((sum, outcome) => sum + outcome[key], 0);
-  return {
-    steps: total('steps'), tokens: total('tokens'), finalLoss: outcomes.at(-1)!.finalLoss,
-    tokensPerSecond: (1000 * total('tokens')) / total('elapsedMs'),
-    peakMemoryBytes: Math.max(...outcomes.map((outcome) => outcome.peakMemoryBytes)),
-  };
 }
 
 export interface TokenTrainingInput {

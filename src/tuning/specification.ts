@@ -8,6 +8,7 @@ import type { ArchitectureEdits } from '../models/architecture.js';
 import type { HeadChoice, ReplaceEmbeddingsInput } from '../models/pretrained-embeddings.js';
 import type { LabelTemplate } from '../models/prompt.js';
 import type { BaseWeightForm } from '../models/training-form-weights.js';
+import type { CheckpointPolicy } from './checkpoint.js';
 import { objectiveViolations, resolveObjective, type ObjectiveSpecification, type ResolvedObjective } from './objective-specification.js';
 
 export type Component = 'attention' | 'feedForward' | 'embeddings' | 'norms' | 'head' | 'biases';
@@ -86,6 +87,16 @@ export interface EmbeddingsSpecification extends Pick<ReplaceEmbeddingsInput, 'p
   readonly head?: HeadChoice;
 }
 
+/** Adafactor (Shazeer & Stern 2018) instead of AdamW: second moments of a matrix as means of its rows and columns. */
+export interface AdafactorOptions {
+  /** Second moments decay by 1 − step^this; at most 0. Default −0.8. */
+  readonly beta2Decay?: number;
+  /** Least root of a second moment, and least root mean square of a parameter that its rate is multiplied by. Default 2^−23 and 0.001. */
+  readonly epsilons?: readonly [number, number];
+  /** Updates with a greater root mean square are scaled down to it; at least 1. Default 1. */
+  readonly clipThreshold?: number;
+}
+
 export interface StageSpecification {
   /** Edits before training, in the first stage alone. Selections of every stage mean the edited model; dropout holds for all stages. */
   readonly architecture?: ArchitectureEdits;
@@ -93,7 +104,10 @@ export interface StageSpecification {
   readonly trainable: TrainableSelection;
   /** Name of the data set; `runTuning` asks its caller for the rows. */
   readonly dataset: string;
-  /** Peak rate, or the rule of learning-rate.ts. Default 2e-4 where LoRA is trained, 1e-3 for a classification head alone, else 2e-5. */
+  /**
+   * Peak rate, or the rule of learning-rate.ts. Default 2e-4 where LoRA is trained, 1e-3 for a classification head alone, else 2e-5; of
+   * Adafactor, relative, 1e-2 for LoRA and a head alone, else 1e-3.
+   */
   readonly learningRate?: number | 'auto';
   /** What the rate is multiplied by for each layer below the top one, above 0 and at most 1. Default 1. */
   readonly layerDecay?: number;
@@ -115,6 +129,8 @@ export interface StageSpecification {
   readonly decayNorms?: boolean;
   readonly betas?: readonly [number, number];
   readonly epsilon?: number;
+  /** Weight decay is then 0 by default, and betas and epsilon don't count. */
+  readonly adafactor?: AdafactorOptions;
   /** Gradients are scaled down to this global 2-norm; 0 turns clipping off. Default 1. */
   readonly maxGradientNorm?: number;
   /** What is minimized. Default: the language model's loss on completions. */
@@ -138,6 +154,7 @@ export interface TuningSpecification {
   readonly baseWeights?: BaseWeightForm;
   /** Some products with frozen weights in eight-bit integers: faster, with errors (docs/performance.md). Only with float32 weights. Default false. */
   readonly int8Products?: boolean;
+  readonly checkpoints?: CheckpointPolicy;
 }
 
 /** A stage with every default applied. */
@@ -156,6 +173,7 @@ export interface ResolvedStage {
   readonly decayNorms: boolean;
   readonly betas: readonly [number, number];
   readonly epsilon: number;
+  readonly adafactor: Required<AdafactorOptions> | undefined;
   readonly maxGradientNorm: number;
   readonly objective: ResolvedObjective;
   readonly labelTemplate: LabelTemplate | undefined;
@@ -165,15 +183,19 @@ export interface ResolvedStage {
 
 export const DEFAULT_MAX_LENGTH_TOKENS = 1024;
 
+/** Peak learning rates where LoRA is trained, for a classification head alone, and for whole tensors. */
+const DEFAULT_RATES = { adamw: { lora: 2e-4, head: 1e-3, whole: 2e-5 }, adafactor: { lora: 1e-2, head: 1e-2, whole: 1e-3 } } as const;
+
 function trainsLora(selection: TrainableSelection): boolean {
   if (selection.kind === 'except') return trainsLora(selection.of);
   return selection.kind === 'lora' || (selection.kind === 'union' && selection.of.some(trainsLora));
 }
 
-function defaultRate({ trainable, objective }: StageSpecification): number {
-  if (trainsLora(trainable)) return 2e-4;
+function defaultRate({ trainable, objective, adafactor }: StageSpecification): number {
+  const rates = DEFAULT_RATES[adafactor === undefined ? 'adamw' : 'adafactor'];
+  if (trainsLora(trainable)) return rates.lora;
   const headAlone = objective?.kind === 'classification' && trainable.kind === 'components' && trainable.components.every((component) => component === 'head');
-  return headAlone ? 1e-3 : 2e-5;
+  return headAlone ? rates.head : rates.whole;
 }
 
 /** Collects broken rules of numbers; every check names the field by its path. */
@@ -218,6 +240,9 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
   rules.between('weightDecay', stage.weightDecay, 0, 10);
   for (const [i, beta] of (stage.betas ?? []).entries()) rules.check(`betas[${i}]`, beta >= 0 && beta < 1, `must be at least 0 and below 1, not ${beta}`);
   rules.check('epsilon', stage.epsilon === undefined || (stage.epsilon > 0 && Number.isFinite(stage.epsilon)), 'must be above 0');
+  rules.check('adafactor.beta2Decay', (stage.adafactor?.beta2Decay ?? 0) <= 0, `must be at most 0, not ${stage.adafactor?.beta2Decay ?? ''}`);
+  for (const [i, epsilon] of (stage.adafactor?.epsilons ?? []).entries()) rules.check(`adafactor.epsilons[${i}]`, epsilon > 0 && epsilon <= 1, `must be above 0 and at most 1, not ${epsilon}`);
+  rules.check('adafactor.clipThreshold', (stage.adafactor?.clipThreshold ?? 1) >= 1, `must be at least 1, not ${stage.adafactor?.clipThreshold ?? ''}`);
   rules.check('maxGradientNorm', stage.maxGradientNorm === undefined || (stage.maxGradientNorm >= 0 && Number.isFinite(stage.maxGradientNorm)), 'must be 0 (off) or above');
   rules.violations.push(...objectiveViolations(stage.objective, `${path}.objective`));
   if (rules.violations.length > 0) throw invalidFields(rules.violations);
@@ -233,10 +258,11 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
     batchSize: stage.batchSize ?? 8,
     accumulationSteps: stage.accumulationSteps ?? 1,
     maxLengthTokens: stage.maxLengthTokens ?? Math.min(DEFAULT_MAX_LENGTH_TOKENS, maxPositionTokens),
-    weightDecay: stage.weightDecay ?? 0.01,
+    weightDecay: stage.weightDecay ?? (stage.adafactor === undefined ? 0.01 : 0),
     decayNorms: stage.decayNorms ?? true,
     betas: stage.betas ?? [0.9, 0.999],
     epsilon: stage.epsilon ?? 1e-8,
+    adafactor: stage.adafactor === undefined ? undefined : { beta2Decay: -0.8, epsilons: [2 ** -23, 1e-3], clipThreshold: 1, ...stage.adafactor },
     maxGradientNorm: stage.maxGradientNorm ?? 1,
     objective: resolveObjective(stage.objective),
     labelTemplate: stage.labelTemplate,
@@ -259,5 +285,9 @@ export function checkSpecification(specification: TuningSpecification): void {
     violations.push({ field: 'specification.int8Products', description: 'needs baseWeights float32: it takes the float32 values of some channels' });
   }
   if (!Number.isSafeInteger(specification.seed) || specification.seed < 0) violations.push({ field: 'specification.seed', description: 'must be an integer from 0 to 2^53 - 1' });
+  const { everySteps, keep } = specification.checkpoints ?? {};
+  const positive = (value: number | undefined): boolean => value === undefined || (Number.isSafeInteger(value) && value >= 1);
+  if (!positive(everySteps)) violations.push({ field: 'specification.checkpoints.everySteps', description: `must be an integer of at least 1, not ${everySteps ?? ''}` });
+  if (!positive(keep)) violations.push({ field: 'specification.checkpoints.keep', description: `must be an integer of at least 1, not ${keep ?? ''}` });
   if (violations.length > 0) throw invalidFields(violations);
 }

@@ -1,6 +1,6 @@
 /**
  * From a stage's rows to its objective. What an objective needs of the model as the stage begins (the reference of preferences) is
- * measured here, so that this must happen before the first step and before a checkpoint's values are put in.
+ * measured here, before the first step; a stage that goes on from a checkpoint brings it along.
  */
 import type { StageModel } from './layer-pass.js';
 import { ModelPass } from './model-pass.js';
@@ -15,7 +15,13 @@ import type { BaseLease } from './training-host.js';
 /** Padded tokens of a micro-batch of the reference: it keeps no activations. */
 const REFERENCE_TOKENS = 4096;
 
-export async function stageObjective({ rows }: StageRows, stage: ResolvedStage, lease: BaseLease, model: StageModel, signal?: AbortSignal): Promise<Objective> {
+export interface ObjectiveOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** The objective's `reference` of a stage that goes on, instead of what the model gives now. */
+  readonly reference?: Float64Array | undefined;
+}
+
+export async function stageObjective({ rows }: StageRows, stage: ResolvedStage, lease: BaseLease, model: StageModel, { signal, reference }: ObjectiveOptions = {}): Promise<Objective> {
   const { objective, packing } = stage;
   switch (objective.kind) {
     case 'languageModel':
@@ -23,7 +29,7 @@ export async function stageObjective({ rows }: StageRows, stage: ResolvedStage, 
     case 'classification':
       return tokenObjective(rows, { packing, head: 'classification' });
     case 'preference':
-      return preferenceObjective(rows, await referenceLosses(rows, lease, model, signal), { ...objective, packing });
+      return preferenceObjective(rows, reference ?? (await referenceLosses(rows, lease, model, signal)), { ...objective, packing });
   }
 }
 

@@ -15,6 +15,7 @@ import { isOfBase } from '../models/variant-architecture.js';
 import { loraA, loraB, loraMagnitude, rowNorms } from '../models/training-form-linear.js';
 import { Graph, ops } from '../onnx/index.js';
 import type { Tensor } from '../runtime/index.js';
+import type { CheckpointLora, CheckpointState, CheckpointTensor, StoredCheckpoint } from './checkpoint.js';
 import { modelDropout } from './dropout.js';
 import type { LoraTensors, StageModel } from './layer-pass.js';
 import { Parameters, type ParameterSpecification } from './parameters.js';
@@ -122,6 +123,36 @@ export class WorkingModel {
     const dropout = modelDropout(this.start.config, this.start.dropout);
     for (const [module, settings] of plan.lora) dropout.set(module, settings.dropout);
     return { config: this.start.config, tensor: (name) => this.tensor(name), baseName: (name) => this.baseName(name), lora: this.lora, parameters, dropout };
+  }
+
+  /** Everything that differs from the base, as views: what `restore` takes back. */
+  snapshot(): Pick<CheckpointState, 'lora' | 'head'> & { readonly tensors: Map<string, CheckpointTensor> } {
+    const tensors = new Map<string, CheckpointTensor>();
+    const put = (name: string, tensor: Tensor): unknown => tensors.set(`model/${name}`, { shape: tensor.shape, data: tensor.f32() });
+    for (const [name, tensor] of this.changed) put(name, tensor);
+    const lora = [...this.lora].map(([module, { rank, scaling, a, b, magnitude }]): CheckpointLora => {
+      put(loraA(module), a);
+      put(loraB(module), b);
+      if (magnitude !== undefined) put(loraMagnitude(module), magnitude);
+      return { module, rank, scaling, dora: magnitude !== undefined };
+    });
+    return { lora, tensors, ...(this.head === undefined ? {} : { head: { labels: this.head.labels, template: this.head.template } }) };
+  }
+
+  /** Takes the state of a checkpoint into a working model that has none of its own yet. The stage that it was in begins anew on it. */
+  async restore(stored: StoredCheckpoint): Promise<void> {
+    const { shapes } = stored;
+    const tensor = async (name: string): Promise<Tensor> => this.lease.runtime.from(await stored.read(`model/${name}`), 'float32', shapes.get(`model/${name}`)!);
+    const { lora, head } = stored.state;
+    if (head !== undefined) {
+      this.head = head;
+      this.shapes = shapesWithHead(this.start.config, head.labels.length);
+    }
+    for (const { module, rank, scaling, dora } of lora) {
+      const [a, b] = [await tensor(loraA(module)), await tensor(loraB(module))];
+      this.lora.set(module, { rank, scaling, a, b, magnitude: dora ? await tensor(loraMagnitude(module)) : undefined });
+    }
+    for (const name of this.shapes.keys()) if (shapes.has(`model/${name}`)) this.changed.set(name, await tensor(name));
   }
 
   /** The state as it is, for a pass without gradients. It reads what a stage is training. */

@@ -16,7 +16,7 @@ afterAll(() => rm(folder, { recursive: true }));
 
 const STATE: CheckpointState = {
   format: CHECKPOINT_FORMAT,
-  identity: { base: 'sha256:1', specification: 'sha256:2', rows: 'sha256:3' },
+  identity: { base: 'sha256:1', specification: 'sha256:2', start: 'sha256:4', rows: 'sha256:3' },
   stage: 1,
   step: 17,
   finished: [{ steps: 4, finalLoss: 1.25, tokens: 99, elapsedMs: 12.5, peakMemoryBytes: 1e9 }],

@@ -33,7 +33,9 @@ describe('readTuningSpecification', () => {
     expect(request.specification).toEqual({
       baseModel: 'm',
       seed: 0,
-      stages: [{ trainable: { kind: 'full' }, dataset: 'tenants/acme/datasets/d', objective: { kind: 'languageModel', loss: 'completion' } }],
+      stages: [
+        { trainable: { kind: 'full' }, dataset: 'tenants/acme/datasets/d', objective: { kind: 'languageModel', loss: 'completion' } },
+      ],
     });
   });
 
@@ -112,6 +114,45 @@ describe('readTuningSpecification', () => {
         },
       ],
     });
+  });
+
+  test('Adafactor and the checkpoint policy arrive', () => {
+    const { request, violations } = read({
+      ...base,
+      checkpoints: { everySteps: 50, keep: 3 },
+      stages: [
+        stage({
+          adafactor: { autoLearningRate: true, beta2Decay: -0.7, epsilon2: 0.01, clipThreshold: 2, weightDecay: 0.1, rateGroups: [] },
+        }),
+      ],
+    });
+    expect(violations).toEqual([]);
+    expect(request.specification).toMatchObject({
+      checkpoints: { everySteps: 50, keep: 3 },
+      stages: [{ learningRate: 'auto', weightDecay: 0.1, adafactor: { beta2Decay: -0.7, epsilons: [2 ** -23, 0.01], clipThreshold: 2 } }],
+    });
+    const resolved = resolveStage(read({ ...base, stages: [stage({ adafactor: {} })] }).request.specification.stages[0]!, 512);
+    expect(resolved).toMatchObject({
+      learningRate: 1e-3,
+      weightDecay: 0,
+      maxGradientNorm: 1,
+      adafactor: { beta2Decay: -0.8, epsilons: [2 ** -23, 1e-3], clipThreshold: 1 },
+    });
+  });
+
+  test('a broken Adafactor and checkpoint policy are refused field by field', () => {
+    const { violations } = read({
+      ...base,
+      checkpoints: { everySteps: 0, keep: 101 },
+      stages: [stage({ optimizer: {}, adafactor: { learningRate: 2, beta2Decay: 0.1, epsilon1: 0, epsilon2: 2, clipThreshold: 0.5 } })],
+    });
+    const at = 'specification.stages[0].adafactor';
+    expect(violations.map(({ field }) => field).sort()).toEqual([
+      'specification.checkpoints.every_steps',
+      'specification.checkpoints.keep',
+      at,
+      ...['beta2_decay', 'clip_threshold', 'epsilon1', 'epsilon2', 'learning_rate'].map((field) => `${at}.${field}`),
+    ]);
   });
 
   test('LoRA options, exceptions and rates arrive', () => {

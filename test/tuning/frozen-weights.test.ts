@@ -7,7 +7,7 @@ import { dequantizeInt8, quantizeInt8 } from '../../src/models/quantize.js';
 import { Runtime } from '../../src/runtime/index.js';
 import { layOut, tokenRow } from '../../src/tuning/batches.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
-import { beginStage } from '../../src/tuning/run.js';
+import { beginStage } from '../../src/tuning/tuning-run.js';
 import { checkSpecification, resolveStage, type SavedActivations, type TrainableSelection } from '../../src/tuning/specification.js';
 import { TrainingHost, type BaseModel, type BaseUse } from '../../src/tuning/training-host.js';
 import { WorkingModel } from '../../src/tuning/working-model.js';
@@ -55,7 +55,7 @@ async function step(base: BaseModel, use: BaseUse, trainable: TrainableSelection
   const losses = await pass.gradients(batch, 1 / 10, false, undefined);
   const result = { loss: sum(losses), gradients: model.parameters.gradients.f32().slice(), evaluated: sum(await evaluation.losses(batch, undefined)) };
   for (const one of [pass, evaluation]) one.dispose();
-  model.parameters.disposeState();
+  model.parameters.disposeGradients();
   await lease.release();
   return result;
 }

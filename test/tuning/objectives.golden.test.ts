@@ -8,7 +8,7 @@ import { parseSafetensors } from '../../src/tensor/safetensors.js';
 import { tokenRow, type TokenRow } from '../../src/tuning/batches.js';
 import type { StepEvent } from '../../src/tuning/index.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
-import { beginStage } from '../../src/tuning/run.js';
+import { beginStage } from '../../src/tuning/tuning-run.js';
 import { selectTrainable } from '../../src/tuning/selection.js';
 import { resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection } from '../../src/tuning/specification.js';
 import { stageObjective } from '../../src/tuning/stage-objective.js';
@@ -147,6 +147,6 @@ test.each(['classification/lora', 'classification/head', 'preference/mixed'])('%
     expect({ name, close: difference <= 1e-5 }).toEqual({ name, close: true });
   }
   pass.dispose();
-  model.parameters.disposeState();
+  model.parameters.disposeGradients();
   await held.release();
 });

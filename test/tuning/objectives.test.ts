@@ -8,7 +8,7 @@ import { Runtime } from '../../src/runtime/index.js';
 import { runTuning, TrainingHost, type ObjectiveSpecification, type StageSpecification, type StepEvent, type TuningResult } from '../../src/tuning/index.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
 import { pairLoss } from '../../src/tuning/objective-preference.js';
-import { beginStage } from '../../src/tuning/run.js';
+import { beginStage } from '../../src/tuning/tuning-run.js';
 import { resolveStage } from '../../src/tuning/specification.js';
 import { stageObjective } from '../../src/tuning/stage-objective.js';
 import { readStageRows } from '../../src/tuning/stage-rows.js';
@@ -102,7 +102,7 @@ describe.each<[string, ObjectiveSpecification, PromptExample[]]>([
       expect(Math.abs(difference / product - 1)).toBeLessThan(1e-3);
     }
     pass.dispose();
-    model.parameters.disposeState();
+    model.parameters.disposeGradients();
     await lease.release();
   });
 

@@ -20,6 +20,7 @@ import {
 import { Empty } from "../../google/protobuf/empty.js";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
 import { TuningJob } from "./resources.js";
+import { CheckpointSaved } from "./training.js";
 import { TuningSpecification } from "./tuning.js";
 import { Heartbeat } from "./types.js";
 
@@ -190,6 +191,9 @@ export interface TuningJobEvent {
     | //
     /** The job in its final state: the last message of every stream. */
     { $case: "result"; value: TuningJob }
+    | //
+    /** A checkpoint was kept. */
+    { $case: "checkpoint"; value: CheckpointSaved }
     | undefined;
 }
 
@@ -1773,6 +1777,9 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       case "result":
         TuningJob.encode(message.event.value, writer.uint32(50).fork()).join();
         break;
+      case "checkpoint":
+        CheckpointSaved.encode(message.event.value, writer.uint32(66).fork()).join();
+        break;
     }
     return writer;
   },
@@ -1838,6 +1845,14 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
             message.event = { $case: "result", value: TuningJob.decode(reader, reader.uint32()) };
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.event = { $case: "checkpoint", value: CheckpointSaved.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1862,6 +1877,8 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
         ? { $case: "heartbeat", value: Heartbeat.fromJSON(object.heartbeat) }
         : isSet(object.result)
         ? { $case: "result", value: TuningJob.fromJSON(object.result) }
+        : isSet(object.checkpoint)
+        ? { $case: "checkpoint", value: CheckpointSaved.fromJSON(object.checkpoint) }
         : undefined,
     };
   },
@@ -1882,6 +1899,8 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       obj.heartbeat = Heartbeat.toJSON(message.event.value);
     } else if (message.event?.$case === "result") {
       obj.result = TuningJob.toJSON(message.event.value);
+    } else if (message.event?.$case === "checkpoint") {
+      obj.checkpoint = CheckpointSaved.toJSON(message.event.value);
     }
     return obj;
   },
@@ -1915,6 +1934,12 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       case "result": {
         if (object.event?.value !== undefined && object.event?.value !== null) {
           message.event = { $case: "result", value: TuningJob.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "checkpoint": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "checkpoint", value: CheckpointSaved.fromPartial(object.event.value) };
         }
         break;
       }

@@ -3,6 +3,7 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import { CheckpointPolicy } from "./training.js";
 import { LabelTemplate } from "./types.js";
 
 /** The tuning specification: one message says what is trained, on what and how. */
@@ -383,6 +384,8 @@ export interface TuningSpecification {
    * to 1.3 times the speed, for gradients with a cosine of about 0.998 to the exact ones. Needs base_weights FLOAT32. Default false.
    */
   int8Products: boolean;
+  /** When the job keeps checkpoints. Default: the defaults of its fields. */
+  checkpoints?: CheckpointPolicy | undefined;
 }
 
 /** One stage: a dataset, a selection of trainable parameters, an objective and an optimizer. */
@@ -397,7 +400,7 @@ export interface TuningStage {
   objective?:
     | LanguageModelObjective
     | undefined;
-  /** The optimizer. Default: AdamW with the defaults of its fields. */
+  /** AdamW, the optimizer unless `adafactor` is given. Default: the defaults of its fields. */
   optimizer?:
     | AdamW
     | undefined;
@@ -445,7 +448,11 @@ export interface TuningStage {
     | ClassificationObjective
     | undefined;
   /** Instead of `objective`: preferences between two answers. */
-  preference?: PreferenceObjective | undefined;
+  preference?:
+    | PreferenceObjective
+    | undefined;
+  /** Adafactor instead of AdamW. At most one of the two. */
+  adafactor?: Adafactor | undefined;
 }
 
 /** A selection of trainable parameters. */
@@ -675,6 +682,51 @@ export interface AdamW {
   rateGroups: RateGroup[];
 }
 
+/**
+ * Adafactor (Shazeer and Stern, 2018), as PyTorch's: second moments of a matrix are kept as means of its rows and columns and there are no first
+ * ones, so that it needs about half of AdamW's memory for trained weights, gradients and moments. Rates are relative to the size of a parameter.
+ */
+export interface Adafactor {
+  /** Peak learning rate, times the root mean square of a parameter. Greater than 0, at most 1. Default 1e-2 where LoRA is trained, else 1e-3. */
+  learningRate?:
+    | number
+    | undefined;
+  /** The default rates; 1e-2 also for gains and biases where nothing else is trained. Not together with learning_rate. */
+  autoLearningRate: boolean;
+  /** Second moments decay by 1 - step^beta2_decay. Range -10 to 0. Default -0.8. */
+  beta2Decay?:
+    | number
+    | undefined;
+  /** Least root of a second moment. Greater than 0, at most 1. Default 2^-23. */
+  epsilon1?:
+    | number
+    | undefined;
+  /** Least root mean square of a parameter that its rate is multiplied by. Greater than 0, at most 1. Default 0.001. */
+  epsilon2?:
+    | number
+    | undefined;
+  /** An update with a greater root mean square is scaled down to it. Range 1 to 1,000. Default 1. */
+  clipThreshold?:
+    | number
+    | undefined;
+  /** Decay per step, times the learning rate. Range 0 to 10. Default 0. */
+  weightDecay?:
+    | number
+    | undefined;
+  /** Also decay gains and biases. Default true. */
+  decayNorms?:
+    | boolean
+    | undefined;
+  /** As in AdamW. */
+  layerDecay?:
+    | number
+    | undefined;
+  /** As in AdamW. */
+  rateGroups: RateGroup[];
+  /** The gradient is scaled down to this global L2 norm. 0 switches clipping off. Default 1. */
+  maxGradientNorm?: number | undefined;
+}
+
 /** A learning rate of their own for some parameters. */
 export interface RateGroup {
   /**
@@ -712,6 +764,7 @@ function createBaseTuningSpecification(): TuningSpecification {
     alias: "",
     baseWeights: BaseWeights.BASE_WEIGHTS_UNSPECIFIED,
     int8Products: false,
+    checkpoints: undefined,
   };
 }
 
@@ -737,6 +790,9 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     }
     if (message.int8Products !== false) {
       writer.uint32(72).bool(message.int8Products);
+    }
+    if (message.checkpoints !== undefined) {
+      CheckpointPolicy.encode(message.checkpoints, writer.uint32(50).fork()).join();
     }
     return writer;
   },
@@ -810,6 +866,14 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
             message.int8Products = reader.bool();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.checkpoints = CheckpointPolicy.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -847,6 +911,7 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
         : isSet(object.int8_products)
         ? globalThis.Boolean(object.int8_products)
         : false,
+      checkpoints: isSet(object.checkpoints) ? CheckpointPolicy.fromJSON(object.checkpoints) : undefined,
     };
   },
 
@@ -873,6 +938,9 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     if (message.int8Products !== false) {
       obj.int8Products = message.int8Products;
     }
+    if (message.checkpoints !== undefined) {
+      obj.checkpoints = CheckpointPolicy.toJSON(message.checkpoints);
+    }
     return obj;
   },
 
@@ -888,6 +956,9 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     message.alias = object.alias ?? "";
     message.baseWeights = object.baseWeights ?? BaseWeights.BASE_WEIGHTS_UNSPECIFIED;
     message.int8Products = object.int8Products ?? false;
+    message.checkpoints = (object.checkpoints !== undefined && object.checkpoints !== null)
+      ? CheckpointPolicy.fromPartial(object.checkpoints)
+      : undefined;
     return message;
   },
 };
@@ -908,6 +979,7 @@ function createBaseTuningStage(): TuningStage {
     packing: false,
     classification: undefined,
     preference: undefined,
+    adafactor: undefined,
   };
 }
 
@@ -959,6 +1031,9 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.preference !== undefined) {
       PreferenceObjective.encode(message.preference, writer.uint32(138).fork()).join();
+    }
+    if (message.adafactor !== undefined) {
+      Adafactor.encode(message.adafactor, writer.uint32(146).fork()).join();
     }
     return writer;
   },
@@ -1096,6 +1171,14 @@ export const TuningStage: MessageFns<TuningStage> = {
             message.preference = PreferenceObjective.decode(reader, reader.uint32());
             continue;
           }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.adafactor = Adafactor.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1150,6 +1233,7 @@ export const TuningStage: MessageFns<TuningStage> = {
         ? ClassificationObjective.fromJSON(object.classification)
         : undefined,
       preference: isSet(object.preference) ? PreferenceObjective.fromJSON(object.preference) : undefined,
+      adafactor: isSet(object.adafactor) ? Adafactor.fromJSON(object.adafactor) : undefined,
     };
   },
 
@@ -1199,6 +1283,9 @@ export const TuningStage: MessageFns<TuningStage> = {
     if (message.preference !== undefined) {
       obj.preference = PreferenceObjective.toJSON(message.preference);
     }
+    if (message.adafactor !== undefined) {
+      obj.adafactor = Adafactor.toJSON(message.adafactor);
+    }
     return obj;
   },
 
@@ -1247,6 +1334,9 @@ export const TuningStage: MessageFns<TuningStage> = {
       : undefined;
     message.preference = (object.preference !== undefined && object.preference !== null)
       ? PreferenceObjective.fromPartial(object.preference)
+      : undefined;
+    message.adafactor = (object.adafactor !== undefined && object.adafactor !== null)
+      ? Adafactor.fromPartial(object.adafactor)
       : undefined;
     return message;
   },
@@ -2965,6 +3055,283 @@ export const AdamW: MessageFns<AdamW> = {
     message.autoLearningRate = object.autoLearningRate ?? false;
     message.layerDecay = object.layerDecay ?? undefined;
     message.rateGroups = object.rateGroups?.map((e) => RateGroup.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseAdafactor(): Adafactor {
+  return {
+    learningRate: undefined,
+    autoLearningRate: false,
+    beta2Decay: undefined,
+    epsilon1: undefined,
+    epsilon2: undefined,
+    clipThreshold: undefined,
+    weightDecay: undefined,
+    decayNorms: undefined,
+    layerDecay: undefined,
+    rateGroups: [],
+    maxGradientNorm: undefined,
+  };
+}
+
+export const Adafactor: MessageFns<Adafactor> = {
+  encode(message: Adafactor, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.learningRate !== undefined) {
+      writer.uint32(9).double(message.learningRate);
+    }
+    if (message.autoLearningRate !== false) {
+      writer.uint32(16).bool(message.autoLearningRate);
+    }
+    if (message.beta2Decay !== undefined) {
+      writer.uint32(25).double(message.beta2Decay);
+    }
+    if (message.epsilon1 !== undefined) {
+      writer.uint32(33).double(message.epsilon1);
+    }
+    if (message.epsilon2 !== undefined) {
+      writer.uint32(41).double(message.epsilon2);
+    }
+    if (message.clipThreshold !== undefined) {
+      writer.uint32(49).double(message.clipThreshold);
+    }
+    if (message.weightDecay !== undefined) {
+      writer.uint32(57).double(message.weightDecay);
+    }
+    if (message.decayNorms !== undefined) {
+      writer.uint32(64).bool(message.decayNorms);
+    }
+    if (message.layerDecay !== undefined) {
+      writer.uint32(73).double(message.layerDecay);
+    }
+    for (const v of message.rateGroups) {
+      RateGroup.encode(v!, writer.uint32(82).fork()).join();
+    }
+    if (message.maxGradientNorm !== undefined) {
+      writer.uint32(89).double(message.maxGradientNorm);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Adafactor {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAdafactor();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.learningRate = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.autoLearningRate = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.beta2Decay = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.epsilon1 = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.epsilon2 = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.clipThreshold = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.weightDecay = reader.double();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.decayNorms = reader.bool();
+            continue;
+          }
+          case 9: {
+            if (tag !== 73) {
+              break;
+            }
+
+            message.layerDecay = reader.double();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.rateGroups.push(RateGroup.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 11: {
+            if (tag !== 89) {
+              break;
+            }
+
+            message.maxGradientNorm = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Adafactor {
+    return {
+      learningRate: isSet(object.learningRate)
+        ? globalThis.Number(object.learningRate)
+        : isSet(object.learning_rate)
+        ? globalThis.Number(object.learning_rate)
+        : undefined,
+      autoLearningRate: isSet(object.autoLearningRate)
+        ? globalThis.Boolean(object.autoLearningRate)
+        : isSet(object.auto_learning_rate)
+        ? globalThis.Boolean(object.auto_learning_rate)
+        : false,
+      beta2Decay: isSet(object.beta2Decay)
+        ? globalThis.Number(object.beta2Decay)
+        : isSet(object.beta2_decay)
+        ? globalThis.Number(object.beta2_decay)
+        : undefined,
+      epsilon1: isSet(object.epsilon1) ? globalThis.Number(object.epsilon1) : undefined,
+      epsilon2: isSet(object.epsilon2) ? globalThis.Number(object.epsilon2) : undefined,
+      clipThreshold: isSet(object.clipThreshold)
+        ? globalThis.Number(object.clipThreshold)
+        : isSet(object.clip_threshold)
+        ? globalThis.Number(object.clip_threshold)
+        : undefined,
+      weightDecay: isSet(object.weightDecay)
+        ? globalThis.Number(object.weightDecay)
+        : isSet(object.weight_decay)
+        ? globalThis.Number(object.weight_decay)
+        : undefined,
+      decayNorms: isSet(object.decayNorms)
+        ? globalThis.Boolean(object.decayNorms)
+        : isSet(object.decay_norms)
+        ? globalThis.Boolean(object.decay_norms)
+        : undefined,
+      layerDecay: isSet(object.layerDecay)
+        ? globalThis.Number(object.layerDecay)
+        : isSet(object.layer_decay)
+        ? globalThis.Number(object.layer_decay)
+        : undefined,
+      rateGroups: globalThis.Array.isArray(object?.rateGroups)
+        ? object.rateGroups.map((e: any) => RateGroup.fromJSON(e))
+        : globalThis.Array.isArray(object?.rate_groups)
+        ? object.rate_groups.map((e: any) => RateGroup.fromJSON(e))
+        : [],
+      maxGradientNorm: isSet(object.maxGradientNorm)
+        ? globalThis.Number(object.maxGradientNorm)
+        : isSet(object.max_gradient_norm)
+        ? globalThis.Number(object.max_gradient_norm)
+        : undefined,
+    };
+  },
+
+  toJSON(message: Adafactor): unknown {
+    const obj: any = {};
+    if (message.learningRate !== undefined) {
+      obj.learningRate = floatToJson(message.learningRate);
+    }
+    if (message.autoLearningRate !== false) {
+      obj.autoLearningRate = message.autoLearningRate;
+    }
+    if (message.beta2Decay !== undefined) {
+      obj.beta2Decay = floatToJson(message.beta2Decay);
+    }
+    if (message.epsilon1 !== undefined) {
+      obj.epsilon1 = floatToJson(message.epsilon1);
+    }
+    if (message.epsilon2 !== undefined) {
+      obj.epsilon2 = floatToJson(message.epsilon2);
+    }
+    if (message.clipThreshold !== undefined) {
+      obj.clipThreshold = floatToJson(message.clipThreshold);
+    }
+    if (message.weightDecay !== undefined) {
+      obj.weightDecay = floatToJson(message.weightDecay);
+    }
+    if (message.decayNorms !== undefined) {
+      obj.decayNorms = message.decayNorms;
+    }
+    if (message.layerDecay !== undefined) {
+      obj.layerDecay = floatToJson(message.layerDecay);
+    }
+    if (message.rateGroups?.length) {
+      obj.rateGroups = message.rateGroups.map((e) => RateGroup.toJSON(e));
+    }
+    if (message.maxGradientNorm !== undefined) {
+      obj.maxGradientNorm = floatToJson(message.maxGradientNorm);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Adafactor>): Adafactor {
+    return Adafactor.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Adafactor>): Adafactor {
+    const message = createBaseAdafactor();
+    message.learningRate = object.learningRate ?? undefined;
+    message.autoLearningRate = object.autoLearningRate ?? false;
+    message.beta2Decay = object.beta2Decay ?? undefined;
+    message.epsilon1 = object.epsilon1 ?? undefined;
+    message.epsilon2 = object.epsilon2 ?? undefined;
+    message.clipThreshold = object.clipThreshold ?? undefined;
+    message.weightDecay = object.weightDecay ?? undefined;
+    message.decayNorms = object.decayNorms ?? undefined;
+    message.layerDecay = object.layerDecay ?? undefined;
+    message.rateGroups = object.rateGroups?.map((e) => RateGroup.fromPartial(e)) || [];
+    message.maxGradientNorm = object.maxGradientNorm ?? undefined;
     return message;
   },
 };

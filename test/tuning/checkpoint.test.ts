@@ -1,0 +1,223 @@
+// A job that is interrupted anywhere and goes on from its checkpoint ends with the bytes of one that was not: weights and moments.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { LoraInput, VariantInput } from '../../src/adapters/adapter.js';
+import { LoricaError } from '../../src/common/errors.js';
+import { createLogger } from '../../src/common/logger.js';
+import { checkpointPieces, openCheckpointFile } from '../../src/main/checkpoint-file.js';
+import { openCheckpoint, type Checkpoint } from '../../src/models/checkpoint.js';
+import type { PromptExample } from '../../src/models/prompt.js';
+import { Runtime } from '../../src/runtime/index.js';
+import { writeAtomically } from '../../src/tensor/safetensors-write.js';
+import {
+  runTuning, TrainingHost, type CheckpointEvent, type Checkpoints, type StageSpecification, type StepEvent, type StoredCheckpoint, type TuningInput, type TuningResult, type TuningSpecification,
+} from '../../src/tuning/index.js';
+
+let runtime: Runtime;
+let checkpoint: Checkpoint;
+let folder: string;
+
+beforeAll(async () => {
+  runtime = Runtime.open();
+  checkpoint = await openCheckpoint('test/golden/tiny-llama');
+  folder = await mkdtemp(join(tmpdir(), 'lorica-checkpoints-'));
+});
+
+afterAll(async () => {
+  await checkpoint.close();
+  await runtime.close();
+  await rm(folder, { recursive: true });
+});
+
+/** Checkpoints as files; the newest is the last one saved. */
+class Folder implements Checkpoints {
+  readonly names: string[] = [];
+  private static count = 0;
+
+  async save(saved: Parameters<Checkpoints['save']>[0]): Promise<string> {
+    const name = `checkpoint-${Folder.count++}`;
+    await writeAtomically(join(folder, name), checkpointPieces(saved));
+    this.names.push(name);
+    return name;
+  }
+
+  async load(): Promise<StoredCheckpoint | undefined> {
+    const name = this.names.at(-1);
+    return name === undefined ? undefined : openCheckpointFile(name, join(folder, name));
+  }
+}
+
+const WORDS = ['good', 'bad', 'price', 'battery', 'delivery', 'recommend', 'lazy dog', 'quick fox', 'an hour'];
+const EXAMPLES: PromptExample[] = Array.from({ length: 11 }, (_, i) => ({ kind: 'completion', prompt: `The ${WORDS[i % 9]!} was ${'so '.repeat(i % 4)}`, completion: WORDS[(i * 5) % 9]! }));
+
+const STAGE = { dataset: 'd', batchSize: 2, accumulationSteps: 2, learningRate: 5e-3, steps: 7 } as const;
+const lora = (more: object = {}): StageSpecification => ({ ...STAGE, trainable: { kind: 'lora', rank: 2, targetModules: ['q_proj', 'down_proj'], ...more } });
+const full: StageSpecification = { ...STAGE, trainable: { kind: 'full' } };
+const CASES: Readonly<Record<string, readonly StageSpecification[]>> = {
+  full: [full],
+  'lora with dropout': [lora({ dropout: 0.3 })],
+  dora: [lora({ dora: true })],
+  staged: [{ ...lora(), steps: 3 }, { ...STAGE, trainable: { kind: 'lastLayers', layers: 1 }, steps: 2 }, { ...lora({ dora: true }), steps: 2 }],
+  'the same LoRA in two stages': [{ ...lora(), steps: 3 }, { ...lora(), steps: 4 }],
+  packing: [{ ...lora(), packing: true }],
+  'adafactor, full': [{ ...full, adafactor: {} }],
+  'adafactor, lora': [{ ...lora(), adafactor: {} }],
+  'a layer inserted, with dropout': [{ ...full, architecture: { insert: [{ at: 1 }], dropout: { attention: 0.2, residual: 0.1, embedding: 0.1 } } }],
+  classification: [{ ...STAGE, dataset: 'labels', trainable: { kind: 'lora', rank: 2 }, objective: { kind: 'classification', template: '{text}' } }, { ...full, steps: 2 }],
+  preference: [{ ...lora(), steps: 2 }, { ...lora(), dataset: 'pairs', objective: { kind: 'preference' }, steps: 5 }],
+};
+
+const ROWS: Readonly<Record<string, readonly PromptExample[]>> = {
+  d: EXAMPLES,
+  labels: WORDS.map((word, i) => ({ kind: 'label', text: `The ${word} was fine`, label: i % 2 === 0 ? 'even' : 'odd' })),
+  pairs: WORDS.map((word, i) => ({ kind: 'preference', prompt: `The ${word} was`, chosen: WORDS[(i + 1) % 9]!, rejected: WORDS[(i + 4) % 9]! })),
+};
+
+const specification = (stages: readonly StageSpecification[]): TuningSpecification => ({ baseModel: 'models/tiny', stages, seed: 3, checkpoints: { everySteps: 1000 } });
+
+interface Outcome {
+  readonly result?: TuningResult;
+  readonly error?: unknown;
+  readonly steps: readonly StepEvent[];
+  readonly kept: readonly CheckpointEvent[];
+}
+
+async function run(spec: TuningSpecification, more: Partial<TuningInput> = {}): Promise<Outcome> {
+  const steps: StepEvent[] = [];
+  const kept: CheckpointEvent[] = [];
+  const job = runTuning({
+    checkpoint, host: new TrainingHost(runtime), specification: spec, examples: (dataset) => ROWS[dataset]!,
+    emit: (event) => { steps.push(event); }, report: (event) => { kept.push(event); }, ...more,
+  });
+  return job.then((result) => ({ result, steps, kept }), (error: unknown) => ({ error, steps, kept }));
+}
+
+const text = (data: ArrayBufferView): string => Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('base64');
+
+function bytes(content: LoraInput | VariantInput): readonly string[] {
+  if (content.kind === 'lora') return [...content.modules.values()].map(({ module, rank, scaling, a, b }) => `${module} ${rank} ${scaling} ${text(a)} ${text(b)}`).sort();
+  return [...content.tensors].map(([name, { data }]) => `${name} ${text(data)}`).sort();
+}
+
+/** Every tensor of the newest checkpoint. */
+async function state(checkpoints: Checkpoints): Promise<readonly string[]> {
+  const stored = (await checkpoints.load())!;
+  const tensors: string[] = [`stage ${stored.state.stage} step ${stored.state.step}`];
+  for (const name of [...stored.shapes.keys()].sort()) tensors.push(`${name} ${text(await stored.read(name))}`);
+  return tensors;
+}
+
+const stopping = (): LoricaError => new LoricaError('UNAVAILABLE', 'SHUTTING_DOWN', 'the server is stopping');
+
+/** Stops the job again and again, each time after so many native runs, until it is done. */
+async function interrupted(spec: TuningSpecification, checkpoints: Checkpoints, runs: number): Promise<Outcome & { readonly attempts: number }> {
+  const steps: StepEvent[] = [];
+  const kept: CheckpointEvent[] = [];
+  for (let attempts = 1; ; attempts++) {
+    const stop = new AbortController();
+    // Later attempts get further, so that a job with long steps comes to its end.
+    let left = runs * attempts;
+    const unsubscribe = runtime.onRun(({ lane }) => {
+      // In the next turn: most often the next run has begun then.
+      if (lane === 'training' && --left === 0) setImmediate(() => stop.abort(stopping()));
+    });
+    const attempt = await run(spec, { checkpoints, signal: stop.signal });
+    unsubscribe();
+    steps.push(...attempt.steps);
+    kept.push(...attempt.kept);
+    if (attempt.result !== undefined) return { result: attempt.result, steps, kept, attempts };
+    expect(attempt.error).toMatchObject({ reason: 'CANCELLED' });
+  }
+}
+
+describe.each(Object.keys(CASES))('%s', (label) => {
+  const spec = specification(CASES[label]!);
+
+  test('stopped at any native run and resumed, it ends with the same bytes and reports every step once', async () => {
+    const lastStep = { ...spec, checkpoints: { everySteps: CASES[label]!.at(-1)!.steps! } };
+    const straight = new Folder();
+    const whole = await run(lastStep, { checkpoints: straight });
+    for (const runs of [17, 41, 83]) {
+      const kept = new Folder();
+      const cut = await interrupted(lastStep, kept, runs);
+      expect(cut.attempts).toBeGreaterThan(1);
+      expect(bytes(cut.result!.content)).toEqual(bytes(whole.result!.content));
+      expect(await state(kept)).toEqual(await state(straight));
+      expect(cut.steps.map(({ stage, step, loss, gradientNorm, learningRate, epoch }) => ({ stage, step, loss, gradientNorm, learningRate, epoch })))
+        .toEqual(whole.steps.map(({ stage, step, loss, gradientNorm, learningRate, epoch }) => ({ stage, step, loss, gradientNorm, learningRate, epoch })));
+      expect(cut.result).toMatchObject({ steps: whole.result!.steps, tokens: whole.result!.tokens, finalLoss: whole.result!.finalLoss });
+    }
+  });
+});
+
+test('a job that dies without warning goes on from its last checkpoint and makes the steps since then again, with the same losses', async () => {
+  const spec = { ...specification(CASES.staged!), checkpoints: { everySteps: 2 } };
+  const whole = await run(spec);
+  const checkpoints = new Folder();
+  const died = await run(spec, { checkpoints, emit: ({ stage, step }) => { if (stage === 0 && step === 3) throw new Error('killed'); } });
+  expect(died.error).toMatchObject({ message: 'killed' });
+  expect(died.kept).toEqual([{ kind: 'checkpoint', stage: 0, step: 2, name: checkpoints.names[0], bytes: expect.any(Number) as unknown as number }]);
+  const resumed = await run(spec, { checkpoints });
+  expect(resumed.steps.map(({ stage, step, loss }) => [stage, step, loss])).toEqual(whole.steps.slice(2).map(({ stage, step, loss }) => [stage, step, loss]));
+  expect(bytes(resumed.result!.content)).toEqual(bytes(whole.result!.content));
+  expect(resumed.kept.map(({ stage, step }) => [stage, step])).toEqual([[1, 2], [2, 2]]);
+});
+
+describe('which checkpoint a job goes on from', () => {
+  const spec = { ...specification([full]), checkpoints: { everySteps: 2 } };
+  const keeping = async (): Promise<Folder> => {
+    const checkpoints = new Folder();
+    await run(spec, { checkpoints, emit: ({ step }) => { if (step === 3) throw new Error('killed'); } });
+    return checkpoints;
+  };
+  const logged = (lines: string[]) => createLogger('info', (line) => lines.push(line));
+
+  test.each<[string, Partial<TuningInput>]>([
+    ['the specification', { specification: { ...spec, seed: 4 } }],
+    ['the specification', { specification: { ...spec, stages: [{ ...full, learningRate: 4e-3 }] } }],
+    ['the rows of the data set', { examples: () => EXAMPLES.slice(1) }],
+  ])('not one whose job had another thing: %s', async (differs, more) => {
+    const lines: string[] = [];
+    const { steps } = await run(more.specification ?? spec, { checkpoints: await keeping(), logger: logged(lines), ...more });
+    expect(steps[0]!.step).toBe(1);
+    expect(JSON.parse(lines[0]!)).toMatchObject({ level: 'warn', message: 'a checkpoint does not fit its job, which begins anew', differs });
+  });
+
+  test('one whose job had another number of checkpoints to keep', async () => {
+    const lines: string[] = [];
+    const { steps } = await run({ ...spec, checkpoints: { everySteps: 3, keep: 1 } }, { checkpoints: await keeping(), logger: logged(lines) });
+    expect(steps[0]!.step).toBe(3);
+    expect(JSON.parse(lines[0]!)).toMatchObject({ message: 'tuning goes on from a checkpoint', stage: 0, step: 2 });
+  });
+});
+
+describe('what ends without a checkpoint', () => {
+  test.each(['CANCELLED', 'JOB_LOST'] as const)('a job that is aborted with %s', async (reason) => {
+    const stop = new AbortController();
+    const checkpoints = new Folder();
+    const { error } = await run(specification([full]), { checkpoints, signal: stop.signal, emit: ({ step }) => { if (step === 2) stop.abort(new LoricaError('ABORTED', reason, 'ended')); } });
+    expect(error).toMatchObject({ reason: 'CANCELLED' });
+    expect(checkpoints.names).toEqual([]);
+  });
+
+  test('a store that is full costs the checkpoint, not the job', async () => {
+    const lines: string[] = [];
+    const checkpoints: Checkpoints = { save: () => Promise.reject(new LoricaError('RESOURCE_EXHAUSTED', 'STORAGE_FULL', 'no space')), load: () => Promise.resolve(undefined) };
+    const { result, kept } = await run({ ...specification([full]), checkpoints: { everySteps: 3 } }, { checkpoints, logger: createLogger('info', (line) => lines.push(line)) });
+    expect(result).toMatchObject({ steps: 7 });
+    expect(kept).toEqual([]);
+    expect(lines.map((line) => (JSON.parse(line) as { message: string }).message)).toEqual(Array(2).fill('a checkpoint of a tuning job cannot be stored'));
+  });
+});
+
+test('a job that diverges keeps its last good weights and says where', async () => {
+  const checkpoints = new Folder();
+  const spec = specification([{ ...full, learningRate: 1, maxGradientNorm: 0, schedule: { kind: 'constant' }, steps: 200, weightDecay: 10, betas: [0, 0] }]);
+  const { error, steps, kept } = await run(spec, { checkpoints });
+  expect(error).toMatchObject({ reason: 'TRAINING_DIVERGED', metadata: { checkpoint: checkpoints.names[0] } });
+  expect((error as LoricaError).hint).toContain(checkpoints.names[0]!);
+  expect(kept).toMatchObject([{ step: steps.length }]);
+  expect(steps.every(({ loss }) => Number.isFinite(loss))).toBe(true);
+});
