@@ -5,6 +5,7 @@ import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { smoke } from './smoke.js';
 import { tune } from './tune.js';
+import { validate } from './validate.js';
 
 const log = (text: string): void => void process.stderr.write(`${text}\n`);
 
@@ -36,6 +37,14 @@ program
   .option('--json <file>', 'write the figures there')
   .action(async (options: { model?: string; cases?: string[]; rounds: number; steps: number; json?: string }) => {
     await write(await tune({ ...options, log }), options.json);
+  });
+program
+  .command('validate')
+  .description('validation of 100,000 rows of each of four kinds, through gRPC')
+  .option('--model <id|path>', 'the base (default: SmolLM2)')
+  .option('--json <file>', 'write the figures there')
+  .action(async (options: { model?: string; json?: string }) => {
+    await write(await validate({ ...options, log }), options.json);
   });
 
 await program.parseAsync();
