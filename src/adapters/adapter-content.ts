@@ -6,6 +6,7 @@ import type { BlobStore, Database, StagedBlob } from '../storage/index.js';
 import type { HostTensor } from '../tensor/host-tensor.js';
 import { parseSafetensors, readSafetensorsHeader, readTensor, safetensorsPieces } from '../tensor/safetensors.js';
 import type { AdapterContent, AdapterVersion, FilePiece, LoraInput, LoraModule, VariantInput } from './adapter.js';
+import { HEAD_FILE, HEAD_TENSORS, headSettings, headTensor, partHead } from './classification-head.js';
 import { LORA_FILES, PIECE_BYTES, VARIANT_FILES, variantSettings } from './adapter-files.js';
 import { digestOf, manifestText, type Manifest } from './manifest.js';
 import { formatPeftConfig } from './peft-config.js';
@@ -27,7 +28,7 @@ export class AdapterContents {
 
   /** Writes content aside; the caller keeps or discards the blob. */
   async stage(content: LoraInput | VariantInput, baseDigest: string): Promise<StagedContent> {
-    const tensors = content.kind === 'lora' ? fromModules(content.modules.values()) : content.tensors;
+    const tensors = canonicalTensors(content);
     const blob = await this.blobs.stage(safetensorsPieces(tensors));
     const manifest = manifestText(content, baseDigest, blob);
     const parameterCount = [...tensors.values()].reduce((sum, tensor) => sum + tensor.data.length, 0);
@@ -37,10 +38,12 @@ export class AdapterContents {
   /** The content of a version; DATA_LOSS / DIGEST_MISMATCH if what is stored is not what was published. */
   async load(version: AdapterVersion): Promise<AdapterContent> {
     const manifest = await this.manifest(version);
-    const tensors = await this.tensors(manifest.tensors.sha256);
+    const { weight, others: tensors } = partHead(await this.tensors(manifest.tensors.sha256), manifest.kind);
+    if ((weight === undefined) !== (manifest.head === undefined)) throw damaged(version);
+    const head = weight === undefined ? {} : { head: { ...manifest.head!, weight: weight.data as Float32Array } };
     if (manifest.kind === 'variant') {
       const { architecture } = manifest;
-      return { kind: 'variant', digest: version.digest, tensors, ...(architecture === undefined ? {} : { architecture }) };
+      return { kind: 'variant', digest: version.digest, tensors, ...(architecture === undefined ? {} : { architecture }), ...head };
     }
     const matrix = (module: string, which: 'A' | 'B'): Float32Array => {
       const tensor = tensors.get(`base_model.model.${module}.lora_${which}.weight`);
@@ -51,18 +54,20 @@ export class AdapterContents {
       entry.module,
       { ...entry, a: matrix(entry.module, 'A'), b: matrix(entry.module, 'B') },
     ]);
-    return { kind: 'lora', digest: version.digest, modules: new Map(modules) };
+    return { kind: 'lora', digest: version.digest, modules: new Map(modules), ...head };
   }
 
-  /** The version as the files of a folder: PEFT's, or a variant's. The tensor file is the stored one, digest checked as it streams. */
+  /** The version as the files of a folder: PEFT's, or a variant's; with a classification head one more. The tensor file is the stored one, digest checked as it streams. */
   async *files(version: AdapterVersion): AsyncGenerator<FilePiece> {
     const manifest = await this.manifest(version);
     const names = manifest.kind === 'lora' ? LORA_FILES : VARIANT_FILES;
     const settings =
       manifest.kind === 'lora'
-        ? formatPeftConfig(await this.modules(version), version.baseModel)
+        ? formatPeftConfig(await this.modules(version), version.baseModel, manifest.head !== undefined)
         : variantSettings(version.baseModel, version.baseDigest, manifest.architecture);
-    yield { file: names.settings, data: Buffer.from(`${JSON.stringify(settings, null, 2)}\n`, 'utf8') };
+    const json = (value: unknown): Buffer => Buffer.from(`${JSON.stringify(value, null, 2)}\n`, 'utf8');
+    yield { file: names.settings, data: json(settings) };
+    if (manifest.head !== undefined) yield { file: HEAD_FILE, data: json(headSettings(manifest.head)) };
     for await (const chunk of this.blobs.stream(manifest.tensors.sha256)) {
       for (let at = 0; at < chunk.length; at += PIECE_BYTES) yield { file: names.tensors, data: chunk.subarray(at, at + PIECE_BYTES) };
     }
@@ -92,6 +97,12 @@ export class AdapterContents {
     for (const name of header.tensors.keys()) tensors.set(name, await readTensor(header, name));
     return tensors;
   }
+}
+
+/** Every tensor of the canonical file: LoRA matrices under PEFT's names or a variant's tensors, and the head. Shares memory. */
+function canonicalTensors(content: LoraInput | VariantInput): ReadonlyMap<string, HostTensor> {
+  const tensors = content.kind === 'lora' ? fromModules(content.modules.values()) : content.tensors;
+  return content.head === undefined ? tensors : new Map([...tensors, [HEAD_TENSORS[content.kind], headTensor(content.head)]]);
 }
 
 function damaged(version: AdapterVersion): LoricaError {

@@ -1,15 +1,16 @@
 /**
- * Adapter folders as streams of file pieces. In: PEFT's two files, or a variant's two. Only safetensors is read: a pickle can run code.
+ * Adapter folders as streams of file pieces. In: PEFT's two files, or a variant's two, and what a classification head adds. Only safetensors is read: a pickle can run code.
  */
 import { invalidFields, LoricaError } from '../common/errors.js';
 import { parseSafetensors } from '../tensor/safetensors.js';
 import type { FilePiece, LoraInput, VariantArchitecture, VariantInput } from './adapter.js';
+import { HEAD_FILE, partHead, readHead } from './classification-head.js';
 import { parsePeftConfig } from './peft-config.js';
 import { toModules } from './peft-tensors.js';
 
 export const LORA_FILES = { settings: 'adapter_config.json', tensors: 'adapter_model.safetensors' } as const;
 export const VARIANT_FILES = { settings: 'variant.json', tensors: 'model.safetensors' } as const;
-const READ: readonly string[] = [...Object.values(LORA_FILES), ...Object.values(VARIANT_FILES)];
+const READ: readonly string[] = [...Object.values(LORA_FILES), ...Object.values(VARIANT_FILES), HEAD_FILE];
 
 export const PIECE_BYTES = 1 << 20;
 
@@ -26,12 +27,19 @@ export async function readAdapterFolder(source: AsyncIterable<FilePiece>, limits
   const [lora, variant] = [LORA_FILES, VARIANT_FILES].map(({ settings, tensors }) => [files.get(settings), files.get(tensors)] as const);
   if (lora?.[0] !== undefined && lora[1] !== undefined) {
     const config = parsePeftConfig(lora[0]);
-    return { kind: 'lora', modules: toModules(parseSafetensors(lora[1], LORA_FILES.tensors), config, limits.baseModel) };
+    const { weight, others } = partHead(parseSafetensors(lora[1], LORA_FILES.tensors), 'lora');
+    if ((weight !== undefined) !== config.classification) {
+      const description = `${weight === undefined ? 'is SEQ_CLS, and there is no' : 'must be SEQ_CLS for the'} tensor score.weight`;
+      throw invalidFields([{ field: `${LORA_FILES.settings}: task_type`, description }]);
+    }
+    const head = weight === undefined ? {} : { head: readHead(weight, files.get(HEAD_FILE)) };
+    return { kind: 'lora', modules: toModules(others, config, limits.baseModel), ...head };
   }
   if (variant?.[0] !== undefined && variant[1] !== undefined) {
     const architecture = readVariantSettings(variant[0], limits);
-    const tensors = parseSafetensors(variant[1], VARIANT_FILES.tensors);
-    return { kind: 'variant', tensors, ...(architecture === undefined ? {} : { architecture }) };
+    const { weight, others: tensors } = partHead(parseSafetensors(variant[1], VARIANT_FILES.tensors), 'variant');
+    const head = weight === undefined ? {} : { head: readHead(weight, files.get(HEAD_FILE)) };
+    return { kind: 'variant', tensors, ...(architecture === undefined ? {} : { architecture }), ...head };
   }
   const pickles = passed.filter((name) => /\.(bin|pt|pth|pkl|ckpt)$/.test(name));
   const hint =

@@ -5,6 +5,7 @@
  */
 import { LoricaError, type FieldViolation } from '../common/errors.js';
 import type { HostTensor } from '../tensor/host-tensor.js';
+import { HEAD_TENSORS, headProblem } from './classification-head.js';
 import type { BaseShapes, FitOf, LoraInput, LoraModule, VariantInput } from './adapter.js';
 
 const MAX_VIOLATIONS = 20;
@@ -30,12 +31,14 @@ export async function requireFit(content: LoraInput | VariantInput, fit: FitOf, 
   const violations: FieldViolation[] = [];
   const tensors = content.kind === 'lora' ? content.modules : content.tensors;
   for (const name of required) if (!tensors.has(name)) violations.push({ field: name, description: 'is missing: the architecture needs it and the base has none of its shape' });
-  if (tensors.size === 0 && !('architecture' in content)) violations.push({ field: 'tensors', description: 'there are none' });
+  if (tensors.size === 0 && content.head === undefined && !('architecture' in content)) violations.push({ field: 'tensors', description: 'there are none' });
   for (const [name, tensor] of tensors) {
     const problem = 'module' in tensor ? loraProblem(name, tensor, shapes) : variantProblem(name, tensor, shapes);
     if (problem !== undefined) violations.push({ field: name, description: problem });
     await new Promise((resolve) => setImmediate(resolve));
   }
+  const problem = content.head === undefined ? undefined : headProblem(content.head, shapes);
+  if (problem !== undefined) violations.push({ field: HEAD_TENSORS.variant, description: problem });
   if (violations.length > 0) throw incompatible(violations, baseModel);
 }
 

@@ -5,6 +5,7 @@
  * Invariant: the text is never changed after publication; `digestOf(text)` is the version's digest.
  */
 import { createHash } from 'node:crypto';
+import type { HeadLabels } from './classification-head.js';
 import type { LoraInput, VariantArchitecture, VariantInput } from './adapter.js';
 
 export interface Manifest {
@@ -16,6 +17,8 @@ export interface Manifest {
   readonly tensors: { readonly sha256: string; readonly bytes: number };
   /** Variants whose architecture is not the base's; the key is absent in all others. */
   readonly architecture?: VariantArchitecture;
+  /** Of a classification head, its tensor in the file; the key is absent in content without one. */
+  readonly head?: HeadLabels;
 }
 
 export function manifestText(content: LoraInput | VariantInput, baseDigest: string, tensors: Manifest['tensors']): string {
@@ -29,6 +32,7 @@ export function manifestText(content: LoraInput | VariantInput, baseDigest: stri
       .sort((a, b) => (a.module < b.module ? -1 : 1)),
     tensors: { sha256: tensors.sha256, bytes: tensors.bytes },
     ...(content.kind === 'variant' && content.architecture !== undefined && { architecture: canonicalArchitecture(content.architecture) }),
+    ...(content.head !== undefined && { head: { labels: [...content.head.labels], template: content.head.template } }),
   };
   return JSON.stringify(manifest);
 }

@@ -15,6 +15,7 @@ const KNOWN = new Set([
   'alpha_pattern',
   'bias',
   'task_type',
+  'modules_to_save',
   'init_lora_weights',
   'base_model_name_or_path',
   'revision',
@@ -36,6 +37,12 @@ const KNOWN = new Set([
   'megatron_core',
   'qalora_group_size',
 ]);
+const CLASSIFICATION_TASK = 'SEQ_CLS';
+const TASKS: readonly unknown[] = ['CAUSAL_LM', CLASSIFICATION_TASK];
+/** What PEFT saves whole for that task: the first of these that the model has. */
+const HEAD_MODULES: readonly unknown[] = ['score', 'classifier'];
+/** What PEFT takes for an adapter that changes no linear layer. */
+const NO_TARGETS = 'dummy-target-modules';
 /** Initializations that leave the base's own weights alone. Others (PiSSA, OLoRA, CorDA, LoftQ) change them: such an adapter fits only its changed base. */
 const INITIALIZATIONS: readonly unknown[] = [undefined, null, true, false, 'gaussian', 'eva', 'orthogonal'];
 /** Literal names, `.`, `\.`, `\d+`, `[0-9]+`, `.*` and groups of alternatives: no repetition of a group, so matching cannot blow up. */
@@ -44,6 +51,8 @@ const MAX_PATTERN_CHARACTERS = 200;
 const MAX_WILDCARDS = 3;
 
 export interface PeftConfig {
+  /** The task is SEQ_CLS: the adapter carries a classification head. */
+  readonly classification: boolean;
   /** The rank that the configuration says a module has. */
   rank(module: string): number;
   /** alpha / r, or alpha / sqrt(r) with use_rslora. */
@@ -58,8 +67,11 @@ export function parsePeftConfig(bytes: Uint8Array): PeftConfig {
     void violations.push({ field: `adapter_config.json: ${field}`, description });
   if (config['peft_type'] !== 'LORA') refuse('peft_type', `is ${JSON.stringify(config['peft_type'])}; only "LORA" is supported`);
   if (!isOff(config['bias'])) refuse('bias', `is ${JSON.stringify(config['bias'])}; only "none" is supported`);
-  if (!isOff(config['task_type']) && config['task_type'] !== 'CAUSAL_LM')
-    refuse('task_type', `is ${JSON.stringify(config['task_type'])}; only "CAUSAL_LM" is supported`);
+  if (!isOff(config['task_type']) && !TASKS.includes(config['task_type']))
+    refuse('task_type', `is ${JSON.stringify(config['task_type'])}; only ${TASKS.map((task) => JSON.stringify(task)).join(' and ')} are supported`);
+  const saved = config['modules_to_save'];
+  if (!isOff(saved) && !(Array.isArray(saved) && config['task_type'] === CLASSIFICATION_TASK && saved.every((name) => HEAD_MODULES.includes(name))))
+    refuse('modules_to_save', `is ${JSON.stringify(saved)}; only the head of the task "${CLASSIFICATION_TASK}" (${HEAD_MODULES.join(' or ')}) is supported`);
   if (!INITIALIZATIONS.includes(config['init_lora_weights'])) {
     refuse(
       'init_lora_weights',
@@ -82,20 +94,21 @@ export function parsePeftConfig(bytes: Uint8Array): PeftConfig {
   const pick = (list: readonly Pattern[], module: string, otherwise: number): number =>
     list.find(({ regexp }) => regexp.test(module))?.value ?? otherwise;
   return {
+    classification: config['task_type'] === CLASSIFICATION_TASK,
     rank: (module) => pick(ranks, module, rank),
     scaling: (module, r) => pick(alphas, module, alpha) / (stabilized ? Math.sqrt(r) : r),
   };
 }
 
-/** adapter_config.json for these modules, which PEFT loads onto the base named `baseModel`. */
-export function formatPeftConfig(modules: readonly LoraModule[], baseModel: string): Record<string, unknown> {
+/** adapter_config.json for these modules, and a classification head where there is one, which PEFT loads onto the base named `baseModel`. */
+export function formatPeftConfig(modules: readonly LoraModule[], baseModel: string, classification = false): Record<string, unknown> {
   const rank = commonest(modules.map((module) => module.rank));
   const alpha = commonest(modules.map(alphaOf));
   const others = (value: (module: LoraModule) => number, usual: number): Record<string, number> =>
     Object.fromEntries(modules.filter((module) => value(module) !== usual).map((module) => [module.module, value(module)]));
   return {
     peft_type: 'LORA',
-    task_type: 'CAUSAL_LM',
+    task_type: classification ? CLASSIFICATION_TASK : 'CAUSAL_LM',
     base_model_name_or_path: baseModel,
     inference_mode: true,
     r: rank,
@@ -106,8 +119,8 @@ export function formatPeftConfig(modules: readonly LoraModule[], baseModel: stri
     init_lora_weights: true,
     use_rslora: false,
     use_dora: false,
-    modules_to_save: null,
-    ...targets(modules.map(({ module }) => module)),
+    modules_to_save: classification ? ['score'] : null,
+    ...(modules.length === 0 ? { target_modules: NO_TARGETS } : targets(modules.map(({ module }) => module))),
     rank_pattern: others((module) => module.rank, rank),
     alpha_pattern: others(alphaOf, alpha),
   };

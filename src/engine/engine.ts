@@ -15,8 +15,8 @@ import { Scoring, type ScoringItem } from './scoring.js';
 import { Sequence } from './sequence.js';
 import type { ServingModel } from './serving-model.js';
 import type {
-  EngineOptions, GenerateRequest, GenerationEvent, ModelProvider, Residency as ResidencyList, ResolvedTarget, ScoreNextRequest, ScoreRequest,
-  SequenceScore,
+  ClassifyRequest, EngineOptions, GenerateRequest, GenerationEvent, ModelProvider, Residency as ResidencyList, ResolvedTarget, ScoreNextRequest, ScoreRequest,
+  SequenceScore, TargetHead,
 } from './types.js';
 
 const DEFAULTS = {
@@ -108,6 +108,22 @@ export class Engine {
     return this.#score(request, request.prompts.map((tokens) => ({ tokens, queries: [{ position: tokens.length - 1, candidates }] })));
   }
 
+  /** The target's classification head; undefined for one without. Loads an adapter that is not in memory. */
+  async head(target: ResolvedTarget): Promise<TargetHead | undefined> {
+    if (target.adapter === undefined) return undefined;
+    const lease = await this.#acquire(target);
+    try {
+      return lease.head === undefined ? undefined : { labels: lease.head.labels, template: lease.head.template };
+    } finally {
+      lease.release();
+    }
+  }
+
+  /** Natural log-probabilities of the labels of the target's head, in its order: one pass over the prompts. */
+  async classify(request: ClassifyRequest): Promise<Float64Array[]> {
+    return this.#score(request, request.prompts.map((tokens) => ({ tokens, queries: [{ position: tokens.length - 1, candidates: [] }] })), 'labels');
+  }
+
   /** Loads a target and what generation with it needs, so that the first request does not wait for it. */
   async preload(target: ResolvedTarget): Promise<void> {
     const lease = await this.#acquire(target);
@@ -138,12 +154,16 @@ export class Engine {
     this.#residency.dispose();
   }
 
-  async #score(request: ScoreRequest | ScoreNextRequest, items: readonly ScoringItem[]): Promise<Float64Array[]> {
+  async #score(request: Pick<ScoreRequest, 'target' | 'signal' | 'lane'>, items: readonly ScoringItem[], what: 'tokens' | 'labels' = 'tokens'): Promise<Float64Array[]> {
     const checkpoint = await this.#residency.checkpoint(request.target);
     checkItems(items, checkpoint, this.#residency.contextTokens(checkpoint));
     const lease = await this.#acquire(request.target);
     const signals = [this.#stopSignal.signal, ...(request.signal === undefined ? [] : [request.signal])];
-    const run = { adapter: lease.adapter, lane: request.lane ?? 'evaluation', signal: AbortSignal.any(signals) };
+    if (what === 'labels' && lease.head === undefined) {
+      lease.release();
+      throw new LoricaError('FAILED_PRECONDITION', 'ADAPTER_INCOMPATIBLE', 'the target has no classification head');
+    }
+    const run = { adapter: lease.adapter, ...(what === 'labels' ? { labels: lease.head!.weight } : {}), lane: request.lane ?? 'evaluation', signal: AbortSignal.any(signals) };
     const running = this.#scoring(lease.model).run(items, run);
     this.#scoringNow.add(running);
     try {

@@ -2,11 +2,13 @@
  * From a resolved target to what computes it: the base model (loaded once and kept), and the LoRA adapter or variant on top. A lease
  * keeps both in memory; it is the only way to get at them. Invariant: a target that cannot be had is an error, never another target.
  */
+import type { VariantInput } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import type { Checkpoint } from '../models/checkpoint.js';
 import type { ServingForm } from '../models/serving-form-weights.js';
 import type { Runtime } from '../runtime/index.js';
 import { ResidentAdapter } from './resident-adapter.js';
+import { ResidentHead } from './resident-head.js';
 import { ResidentCache, type Resident, type ResidentLimits } from './resident-cache.js';
 import { ServingModel } from './serving-model.js';
 import { ServingWeights, type VariantContent } from './serving-weights.js';
@@ -14,7 +16,9 @@ import type { ModelProvider, Residency as ResidencyList, ResolvedAdapter, Resolv
 
 export interface Lease {
   readonly model: ServingModel;
+  /** Undefined where no linear layer is adapted. */
   readonly adapter: ResidentAdapter | undefined;
+  readonly head: ResidentHead | undefined;
   /** Exactly once. */
   release(): void;
 }
@@ -42,15 +46,19 @@ class Variant implements Resident {
   users = 0;
   lastUsedMs = 0;
 
-  constructor(readonly name: string, readonly digest: string, readonly model: ServingModel, private readonly onDropped: (model: ServingModel) => void) {}
+  constructor(
+    readonly name: string, readonly digest: string, readonly model: ServingModel, readonly head: ResidentHead | undefined,
+    private readonly onDropped: (model: ServingModel) => void,
+  ) {}
 
   get bytes(): number {
-    return this.model.weights.ownBytes;
+    return this.model.weights.ownBytes + (this.head?.bytes ?? 0);
   }
 
   dispose(): void {
     this.onDropped(this.model);
     this.model.dispose();
+    this.head?.dispose();
   }
 }
 
@@ -88,7 +96,7 @@ export class Residency {
     };
     if (target.adapter === undefined) {
       use(base);
-      return { model: base.model, adapter: undefined, release: once(() => base.users--) };
+      return { model: base.model, adapter: undefined, head: undefined, release: once(() => base.users--) };
     }
     const { adapter } = target;
     const resident = await this.#cache.acquire(`${baseKey(target)} ${adapter.digest}`, () => this.#load(base.model, adapter));
@@ -97,7 +105,9 @@ export class Residency {
       base.users--;
       this.#cache.release(resident);
     });
-    return resident.kind === 'lora' ? { model: base.model, adapter: resident, release } : { model: resident.model, adapter: undefined, release };
+    const { head } = resident;
+    if (resident.kind === 'variant') return { model: resident.model, adapter: undefined, head, release };
+    return { model: base.model, adapter: resident.changesLayers ? resident : undefined, head, release };
   }
 
   drop(digest: string): boolean {
@@ -159,17 +169,18 @@ export class Residency {
       throw new LoricaError('DATA_LOSS', 'DIGEST_MISMATCH', `${adapter.name} has digest ${content.digest}, not ${adapter.digest}`);
     }
     const loaded = content.kind === 'lora'
-      ? await ResidentAdapter.pack(this.#input.runtime, base.checkpoint.id, base.config, adapter.name, adapter.digest, content.modules)
+      ? await ResidentAdapter.pack(this.#input.runtime, base.checkpoint.id, base.config, adapter.name, adapter.digest, content)
       : await this.#variant(base, adapter, content);
     this.#input.onAdapterLoaded(adapter.tenant);
     return loaded;
   }
 
-  async #variant(base: ServingModel, adapter: ResolvedAdapter, content: VariantContent): Promise<Variant> {
+  async #variant(base: ServingModel, adapter: ResolvedAdapter, content: VariantContent & Pick<VariantInput, 'head'>): Promise<Variant> {
     const { runtime, form, onModelDropped } = this.#input;
     const { checkpoint, contextTokens } = base;
     const { weights, config } = await base.weights.vary(runtime, checkpoint, form, contextTokens, content);
-    return new Variant(adapter.name, adapter.digest, new ServingModel({ runtime, checkpoint, weights, config, form, contextTokens }), onModelDropped);
+    const model = new ServingModel({ runtime, checkpoint, weights, config, form, contextTokens });
+    return new Variant(adapter.name, adapter.digest, model, content.head && new ResidentHead(runtime, content.head), onModelDropped);
   }
 }
 

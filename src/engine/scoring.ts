@@ -1,5 +1,5 @@
 /**
- * Log-probabilities of given tokens. Sequences of similar length run together from an empty past, right-padded; a longer one runs
+ * Log-probabilities of given tokens, or of the labels of a classification head. Sequences of similar length run together from an empty past, right-padded; a longer one runs
  * alone in pieces over a slot of its own, so that no run holds the device long. Only the positions asked for reach the head, and
  * normalization happens in the graph, off the event loop.
  */
@@ -11,7 +11,7 @@ import type { ServingModel } from './serving-model.js';
 /** Rows of logits in memory at once. */
 const HEAD_ROWS = 64;
 
-/** Where to look and for which tokens: the hidden state at `position` predicts `candidates`. */
+/** Where to look and for which tokens: the hidden state at `position` predicts `candidates` (none where a classification head scores). */
 export interface Query {
   readonly position: number;
   readonly candidates: readonly number[];
@@ -24,6 +24,8 @@ export interface ScoringItem {
 
 export interface ScoringRun {
   readonly adapter: ResidentAdapter | undefined;
+  /** [K,C] of a classification head: scores K labels instead of each query's candidates. */
+  readonly labels?: Tensor;
   readonly lane: 'generation' | 'evaluation';
   readonly signal: AbortSignal | undefined;
 }
@@ -43,7 +45,7 @@ export class Scoring {
     this.#runtime = model.runtime;
   }
 
-  /** Log-probabilities per item, its queries' candidates one after another. All candidates of a call are equally many per query. */
+  /** Log-probabilities per item, those of its queries one after another. All queries of a call have equally many candidates. */
   async run(items: readonly ScoringItem[], run: ScoringRun): Promise<Float64Array[]> {
     const results = new Array<Float64Array>(items.length);
     const order = [...items.keys()].sort((a, b) => items[a]!.tokens.length - items[b]!.tokens.length);
@@ -83,27 +85,26 @@ export class Scoring {
     for (const tensor of [...Object.values(inputs), hidden!]) tensor.dispose();
     let at = 0;
     return items.map((item) => {
-      const length = item.queries.reduce((sum, query) => sum + query.candidates.length, 0);
+      const length = item.queries.reduce((sum, query) => sum + widthOf(query, run), 0);
       at += length;
       return values.slice(at - length, at);
     });
   }
 
-  /** log p per query and candidate, in order. */
+  /** log p per query and candidate (or label), in order. */
   async #head(hidden: Tensor, queries: readonly Query[], run: ScoringRun): Promise<Float64Array> {
-    const session = await this.#model.session('score');
+    const { labels } = run;
+    const session = await this.#model.session(labels === undefined ? 'score' : 'classify');
     const { hiddenSize } = this.#model.config;
-    const width = queries[0]!.candidates.length;
+    const width = widthOf(queries[0]!, run);
     const values = new Float64Array(queries.length * width);
     for (let from = 0; from < queries.length; from += HEAD_ROWS) {
       const part = queries.slice(from, from + HEAD_ROWS);
-      const inputs = {
-        hidden: hidden.view([part.length, hiddenSize], from * hiddenSize),
-        candidates: this.#runtime.from(part.flatMap((query) => query.candidates), 'int64', [part.length, width]),
-      };
-      const { log_probabilities: found } = await session.call(inputs, run);
+      const rows = hidden.view([part.length, hiddenSize], from * hiddenSize);
+      const candidates = labels === undefined ? this.#runtime.from(part.flatMap((query) => query.candidates), 'int64', [part.length, width]) : undefined;
+      const { log_probabilities: found } = await session.call({ hidden: rows, ...(candidates === undefined ? { weight: labels! } : { candidates }) }, run);
       values.set(found!.f32(), from * width);
-      for (const tensor of [...Object.values(inputs), found!]) tensor.dispose();
+      for (const tensor of [rows, candidates, found]) tensor?.dispose();
     }
     return values;
   }
@@ -143,4 +144,9 @@ export class Scoring {
     }
     return Float64Array.from(values);
   }
+}
+
+/** Numbers that a query gives. */
+function widthOf({ candidates }: Query, { labels }: ScoringRun): number {
+  return labels?.shape[0] ?? candidates.length;
 }

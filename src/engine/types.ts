@@ -118,6 +118,22 @@ export interface ScoreNextRequest {
   readonly lane?: 'generation' | 'evaluation';
 }
 
+/** What a target with a classification head tells apart, and what it reads of a text. */
+export interface TargetHead {
+  readonly labels: readonly string[];
+  /** `{text}` stands for the text. */
+  readonly template: string;
+}
+
+export interface ClassifyRequest {
+  /** Has a head. */
+  readonly target: ResolvedTarget;
+  /** Whole texts as the head's template words them; each is read at its last token. */
+  readonly prompts: readonly (readonly number[])[];
+  readonly signal?: AbortSignal;
+  readonly lane?: 'generation' | 'evaluation';
+}
+
 export interface ModelResidency {
   readonly modelId: string;
   readonly modelDigest: string;

@@ -1,10 +1,11 @@
 /**
  * Classification by log-likelihood: the predicted label is the one whose tokens are most probable after the prompt (sum over the
  * label's tokens, natural logarithm, no length normalization; the earlier label wins ties). Labels of one token are read off a
- * single pass over the prompt; longer ones cost one pass each.
+ * single pass over the prompt; longer ones cost one pass each. A target with a classification head is asked by its head instead, on
+ * the text as its own template words it.
  */
 import { invalidFields, type FieldViolation } from '../common/errors.js';
-import { continuationTokens, labelText, lastTokens, promptTokens } from '../models/prompt.js';
+import { continuationTokens, fillTemplate, labelText, lastTokens, promptTokens } from '../models/prompt.js';
 import type { Tokenizer } from '../models/tokenizer.js';
 import { inBatches } from './batches.js';
 import type { ClassificationTask, EvaluateInput, RowOutcome } from './types.js';
@@ -63,6 +64,46 @@ export async function classify<T>(
   task: ClassificationTask, data: ClassificationRows, input: EvaluateInput<T>, target: number,
 ): Promise<Int32Array> {
   const { rows, truth } = data;
+  const head = await input.scorer.head?.(input.targets[target]!);
+  const scores = head === undefined ? await likelihoodsOfLabels(task, rows, input, target) : await scoresOfHead(task, head, input, target);
+  const predicted = Int32Array.from(scores, (values) => values.indexOf(Math.max(...values)));
+  for (let row = 0; row < rows.length && input.onRow !== undefined; row++) {
+    await input.onRow(outcome(task, input.rows[row]!.line, target, row, truth[row]!, predicted[row]!, scores[row]!));
+  }
+  return predicted;
+}
+
+/** Log-probabilities that the head gives the task's labels, row by row. INVALID_ARGUMENT for labels that it does not know. */
+async function scoresOfHead<T>(
+  task: ClassificationTask, head: { readonly labels: readonly string[]; readonly template: string }, input: EvaluateInput<T>, target: number,
+): Promise<Float64Array[]> {
+  const places = task.labels.map((label) => head.labels.indexOf(label));
+  const unknown = task.labels.filter((_, i) => places[i] === -1);
+  if (unknown.length > 0) {
+    throw invalidFields([{ field: 'task.labels', description: `${unknown.map((label) => `'${label}'`).join(', ')}: not among the labels of targets[${target}]'s classification head` }]);
+  }
+  const { tokenizer, maxLengthTokens = Infinity, signal } = input;
+  const prompts: (readonly number[])[] = [];
+  for (const [i, row] of input.rows.entries()) {
+    if (row.kind === 'label') prompts.push(lastTokens(promptTokens(fillTemplate(head.template, { text: row.text }), tokenizer), maxLengthTokens, tokenizer.bosTokenId));
+    if (i % 16 === 15) await new Promise((resolve) => setImmediate(resolve));
+  }
+  const scores = new Array<Float64Array>(prompts.length);
+  await inBatches({
+    lengths: prompts.map((prompt) => prompt.length),
+    signal,
+    progress: (rowsDone) => input.emit({ kind: 'progress', target, rowsDone, rowsTotal: prompts.length }),
+    run: async (indices) => {
+      const found = await input.scorer.classify!({ target: input.targets[target]!, prompts: indices.map((i) => prompts[i]!), ...(signal === undefined ? {} : { signal }) });
+      indices.forEach((row, i) => {
+        scores[row] = Float64Array.from(places, (place) => found[i]![place]!);
+      });
+    },
+  });
+  return scores;
+}
+
+async function likelihoodsOfLabels<T>(task: ClassificationTask, rows: readonly ClassificationRow[], input: EvaluateInput<T>, target: number): Promise<Float64Array[]> {
   const scores = new Array<Float64Array>(rows.length);
   const single = sharedCandidates(rows);
   const request = { target: input.targets[target]!, ...(input.signal === undefined ? {} : { signal: input.signal }) };
@@ -85,11 +126,7 @@ export async function classify<T>(
       });
     },
   });
-  const predicted = Int32Array.from(scores, (values) => values.indexOf(Math.max(...values)));
-  for (let row = 0; row < rows.length && input.onRow !== undefined; row++) {
-    await input.onRow(outcome(task, input.rows[row]!.line, target, row, truth[row]!, predicted[row]!, scores[row]!));
-  }
-  return predicted;
+  return scores;
 }
 
 function outcome(

@@ -21,6 +21,10 @@ export interface Scorer<T> {
     readonly candidates: readonly number[];
     readonly signal?: AbortSignal;
   }): Promise<readonly Float64Array[]>;
+  /** What a target with a classification head tells apart; undefined for one without. A scorer without this method has no such targets. */
+  head?(target: T): Promise<{ readonly labels: readonly string[]; readonly template: string } | undefined>;
+  /** log p of the head's labels per prompt, in their order. */
+  classify?(request: { readonly target: T; readonly prompts: readonly (readonly number[])[]; readonly signal?: AbortSignal }): Promise<readonly Float64Array[]>;
 }
 
 export interface ClassificationTask {
@@ -79,7 +83,7 @@ export type RowOutcome =
       readonly label: string;
       readonly predicted: string;
       readonly correct: boolean;
-      /** Log-likelihood of each label's tokens after the prompt, in the order of the task's labels. */
+      /** Log-likelihood of each label's tokens after the prompt, or what the target's head gives it, in the order of the task's labels. */
       readonly labelLogProbabilities: readonly number[];
     }
   | {

@@ -10,7 +10,7 @@ export interface EvaluationHandlerDependencies {
   readonly models: ModelProvider;
   readonly datasets: DatasetStore;
   readonly targets: Targets;
-  readonly engine: Pick<Engine, 'score' | 'scoreNext'>;
+  readonly engine: Pick<Engine, 'score' | 'scoreNext' | 'head' | 'classify'>;
   readonly metrics: Metrics;
   readonly maxContextTokens: number;
 }

@@ -203,8 +203,17 @@ function scoreGraph(options: LayerOptions & Pick<ServingGraphOptions, 'config'>)
   return graph;
 }
 
+/** A classification head: hidden [N,C], weight [K,C] → log_probabilities [N,K]. In float32 whatever the form: it is small. */
+function classifyGraph({ config }: Pick<ServingGraphOptions, 'config'>): Graph {
+  const graph = new Graph('classify');
+  const hidden = graph.input('hidden', 'float32', ['N', config.hiddenSize]);
+  const weight = graph.input('weight', 'float32', ['K', config.hiddenSize]);
+  graph.output(ops.logSoftmax(ops.fusedMatMul(hidden, weight, { transB: true }), -1), 'log_probabilities');
+  return graph;
+}
+
 export type SharedForm = Exclude<AdapterForm, 'rows'>;
-export type ServingSessionKind = `decode.${AdapterForm}` | `chunk.${SharedForm}` | `batch.${SharedForm}` | 'head' | 'score';
+export type ServingSessionKind = `decode.${AdapterForm}` | `chunk.${SharedForm}` | `batch.${SharedForm}` | 'head' | 'score' | 'classify';
 
 /** A graph of the serving form as ONNX, and the names of the initializers that it must be given. */
 export function servingModel(kind: ServingSessionKind, options: Omit<ServingGraphOptions, 'adapters'>): { model: Uint8Array; weights: readonly string[] } {
@@ -215,6 +224,7 @@ export function servingModel(kind: ServingSessionKind, options: Omit<ServingGrap
 export function servingGraph(kind: ServingSessionKind, options: Omit<ServingGraphOptions, 'adapters'>): Graph {
   if (kind === 'head') return headGraph(options);
   if (kind === 'score') return scoreGraph(options);
+  if (kind === 'classify') return classifyGraph(options);
   const [step, adapters] = kind.split('.') as ['decode' | 'chunk' | 'batch', AdapterForm];
   return { decode: decodeGraph, chunk: chunkGraph, batch: batchGraph }[step]({ ...options, adapters });
 }

@@ -14,12 +14,11 @@ import {
 import type { TokenUsage } from '../gen/lorica/v1/types.js';
 import type { CallContext, Handlers } from './call.js';
 import { checkText, MAX_TEXT_CHARACTERS, readConversation } from './chat-messages.js';
+import { classify } from './classify.js';
 import { defined } from './defined.js';
-import { checkLabels } from './evaluation-specification.js';
 import { Fields } from './fields.js';
 import type { Generator, ModelLibrary, TextModel } from './ports.js';
 import type { Target, Targets } from './targets.js';
-import { readLabelTemplate } from './tuning-specification.js';
 
 export interface GenerateDependencies {
   readonly targets: Targets;
@@ -186,31 +185,16 @@ export function generateHandlers({ targets, models, engine }: GenerateDependenci
         servedBy: model.target.servedBy,
       };
     },
-    classify: async (request, context) => {
-      const fields = new Fields();
-      fields.check(
-        'texts',
-        request.texts.length >= 1 && request.texts.length <= 256,
-        `must be 1 to 256 texts, not ${request.texts.length}`,
-      );
-      request.texts.forEach((text, i) => checkText(`texts[${i}]`, text, fields));
-      checkLabels('labels', request.labels, fields);
-      const template = readLabelTemplate(request.template, 'template', fields) ?? { prompt: '{text}\nLabel:', label: ' {label}' };
-      fields.done();
-      const model = await textOf(request.target, context);
-      const pairs = request.texts.flatMap((text) => request.labels.map((label) => model.text.labelled(text, label, template)));
-      const scores = await scoreAll(pairs, model, context);
-      const classifications = request.texts.map((_text, i) => {
-        const logs = request.labels.map((_label, j) => sum(scores[i * request.labels.length + j]!.logProbabilities));
-        const best = Math.max(...logs);
-        const total = logs.reduce((all, log) => all + Math.exp(log - best), 0);
-        return {
-          label: request.labels[logs.indexOf(best)]!,
-          scores: request.labels.map((label, j) => ({ label, logProbability: logs[j]!, probability: Math.exp(logs[j]! - best) / total })),
-        };
-      });
-      return { classifications, servedBy: model.target.servedBy };
-    },
+    classify: (request, context) =>
+      classify(request, {
+        engine,
+        model: (target) => textOf(target, context),
+        likelihoods: async (pairs, model) => (await scoreAll(pairs, model, context)).map(({ logProbabilities }) => sum(logProbabilities)),
+        checkLength: (tokens, { maxContextTokens }) => {
+          if (tokens > maxContextTokens) throw tooLong(tokens, maxContextTokens);
+        },
+        signal: context.signal,
+      }),
     tokenize: async (request, context) => {
       const fields = new Fields();
       checkText('text', request.text, fields);

@@ -148,4 +148,4 @@ export interface RequestMemory {
   record(key: RequestKey, resourceName: string): Promise<void>;
 }
 
-export type Generator = Pick<Engine, 'generate' | 'score' | 'scoreNext' | 'residency'>;
+export type Generator = Pick<Engine, 'generate' | 'score' | 'scoreNext' | 'head' | 'classify' | 'residency'>;

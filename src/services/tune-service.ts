@@ -11,6 +11,7 @@ import { jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
 import { needName, parseName } from './names.js';
 import type { Once } from './once.js';
 import type { TuningPlanner } from './ports.js';
+import { requireFittingData } from './tuning-data.js';
 import { readTuningSpecification, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
 
 export interface TuneDependencies {
@@ -87,7 +88,7 @@ export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDe
     const earlier = repeat && (await jobs.findCreated({ kind: 'tuning', tenant: parent!.tenant, ...repeat }));
     if (earlier !== undefined) return earlier;
     await planner.check(specification);
-    for (const { dataset } of specification.stages) await datasets.get(parent!.tenant, dataset.split('/').at(-1)!);
+    await requireFittingData(specification, 'specification', (dataset) => datasets.get(parent!.tenant, dataset.split('/').at(-1)!));
     const { job } = await jobs.create({
       kind: 'tuning',
       tenant: parent!.tenant,

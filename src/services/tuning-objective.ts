@@ -1,7 +1,8 @@
 /**
  * The objective of a stage: message → the tuning layer's type, with the rules that need no model or data. What is left out stays out.
  */
-import { labelViolations, type ObjectiveSpecification } from '../tuning/index.js';
+import { labelViolations } from '../adapters/index.js';
+import type { ObjectiveSpecification } from '../tuning/index.js';
 import * as proto from '../gen/lorica/v1/tuning.js';
 import { defined } from './defined.js';
 import type { Fields } from './fields.js';

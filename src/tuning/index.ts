@@ -2,7 +2,7 @@
 export { checkSpecification, resolveStage, type Component, type Layers, type LoraPattern, type LoraSelection, type RateGroup, type ResolvedStage, type SavedActivations, type Schedule, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
 export type { CheckpointEvent, StageOutcome, StepEvent, TuningResult } from './events.js';
 export { CHECKPOINT_FORMAT, DEFAULT_KEPT_CHECKPOINTS, type CheckpointPolicy, type Checkpoints, type CheckpointState, type StoredCheckpoint, type TrainingCheckpoint } from './checkpoint.js';
-export { labelViolations, type ClassificationObjective, type LanguageModelObjective, type ObjectiveSpecification, type PreferenceObjective, type ResolvedObjective } from './objective-specification.js';
+export type { ClassificationObjective, LanguageModelObjective, ObjectiveSpecification, PreferenceObjective, ResolvedObjective } from './objective-specification.js';
 export { selectTrainable, type LoraSettings, type TrainablePlan } from './selection.js';
 export { BaseLease, TrainingHost, type BaseModel } from './training-host.js';
 export { checkTuning, runTuning, trainOnTokens, type TokenTrainingInput } from './run.js';

@@ -2,6 +2,7 @@
  * What a stage minimizes, as a job is told, with every default applied in one place: next-token prediction, a classification head on
  * the last token, or preferences (DPO). Types and rules only; how a loss is computed is in the files objective-*.ts.
  */
+import { labelViolations } from '../adapters/index.js';
 import type { FieldViolation } from '../common/errors.js';
 import { DEFAULT_CLASSIFICATION_TEMPLATE, type LossScope } from '../models/prompt.js';
 
@@ -45,10 +46,6 @@ export type ResolvedObjective =
   | { readonly kind: 'classification'; readonly labels: readonly string[] | undefined; readonly template: string }
   | Required<PreferenceObjective>;
 
-export const LEAST_LABELS = 2;
-export const MOST_LABELS = 1000;
-export const MOST_LABEL_CHARACTERS = 256;
-
 /** Applies the defaults. */
 export function resolveObjective(objective: ObjectiveSpecification = { kind: 'languageModel' }): ResolvedObjective {
   switch (objective.kind) {
@@ -78,19 +75,4 @@ export function objectiveViolations(objective: ObjectiveSpecification | undefine
   check('labelSmoothing', labelSmoothing >= 0 && labelSmoothing < 0.5, 'at least 0 and below 0.5', labelSmoothing);
   check('sftWeight', sftWeight >= 0 && sftWeight <= 100, 'from 0 to 100', sftWeight);
   return violations;
-}
-
-/** Broken rules of the labels of a classification: how many, how long, each once. */
-export function labelViolations(labels: readonly string[], path: string): FieldViolation[] {
-  if (labels.length < LEAST_LABELS || labels.length > MOST_LABELS) {
-    return [{ field: path, description: `must be ${LEAST_LABELS} to ${MOST_LABELS} labels, not ${labels.length}` }];
-  }
-  const seen = new Set<string>();
-  return labels.flatMap((label, i) => {
-    const at = `${path}[${i}]`;
-    if (label === '' || label.length > MOST_LABEL_CHARACTERS) return [{ field: at, description: `must be 1 to ${MOST_LABEL_CHARACTERS} characters` }];
-    if (seen.has(label)) return [{ field: at, description: `repeats ${JSON.stringify(label)}` }];
-    seen.add(label);
-    return [];
-  });
 }

@@ -2,6 +2,7 @@
  * A whole tuning job: specification and rows in, adapter content out. `runTuning` renders examples of a checkpoint's tokenizer;
  * `trainOnTokens` takes rows of tokens and plain arrays and is what trains the embedded base from scratch.
  */
+import { LEAST_LABELS } from '../adapters/index.js';
 import { invalidFields, LoricaError } from '../common/errors.js';
 import { weightShapes, type DecoderConfig } from '../models/config.js';
 import type { RenderedExample } from '../models/prompt.js';
@@ -11,7 +12,6 @@ import { startingConfig, startingModel } from './edit-model.js';
 import type { StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
 import { ModelPass } from './model-pass.js';
-import { LEAST_LABELS } from './objective-specification.js';
 import { tokenObjective } from './objective-tokens.js';
 import { selectTrainable } from './selection.js';
 import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';

@@ -2,11 +2,11 @@
  * The rows of a stage as tokens, as its objective wants them: from examples to rows that a pass can feed. Rows that have nothing to
  * count are left out and counted; rows that do not fit the objective are refused. It must not run models.
  */
+import { labelViolations } from '../adapters/index.js';
 import { invalidFields, LoricaError, type FieldViolation } from '../common/errors.js';
 import type { Checkpoint } from '../models/checkpoint.js';
 import { fillTemplate, lastTokens, promptTokens, renderExample, truncateRendered, type PromptExample } from '../models/prompt.js';
 import { tokenRow, type TokenRow } from './batches.js';
-import { labelViolations } from './objective-specification.js';
 import type { ResolvedStage } from './specification.js';
 
 export interface StageRows {

@@ -27,26 +27,28 @@ describe('adapters that PEFT saved', () => {
   let database: Temporary<Database>;
   let folder: Temporary<string>;
   let registry: AdapterRegistry;
-  let shapes: Map<string, readonly number[]>;
+  const shapes = new Map<string, Map<string, readonly number[]>>();
   beforeAll(async () => {
     [database, folder] = [await temporaryPglite(), await temporaryFolder()];
     const blobs = await openFolderBlobStore(folder.value);
     registry = new AdapterRegistry(database.value, blobs, new BlobLedger(database.value, blobs));
-    const { tensors } = await readSafetensorsHeader(golden('tiny-llama/model.safetensors'));
-    shapes = new Map([...tensors].map(([name, { shape }]) => [name, shape]));
+    for (const base of ['tiny-llama', 'tiny-serving']) {
+      const { tensors } = await readSafetensorsHeader(golden(`${base}/model.safetensors`));
+      shapes.set(base, new Map([...tensors].map(([name, { shape }]) => [name, shape])));
+    }
   });
   afterAll(async () => {
     await database.dispose();
     await folder.dispose();
   });
 
-  const importPieces = (adapter: string, pieces: readonly FilePiece[]): Promise<AdapterVersion> =>
+  const importPieces = (adapter: string, pieces: readonly FilePiece[], base = 'tiny-llama'): Promise<AdapterVersion> =>
     registry.importFiles({
       tenant: 'acme',
       adapter,
-      baseModel: 'models/tiny-llama',
+      baseModel: `models/${base}`,
       baseDigest: 'sha256:tiny',
-      fit: () => ({ shapes, required: new Set<string>() }),
+      fit: () => ({ shapes: shapes.get(base)!, required: new Set<string>() }),
       pieces: replay(pieces),
       maxBytes: 1e6,
     });
@@ -73,6 +75,41 @@ describe('adapters that PEFT saved', () => {
     }
     const again = await importPieces(`${name}-again`, await collect(registry.exportFiles(version)));
     expect(again.digest).toBe(version.digest);
+  });
+
+  test('classification: the head comes with its labels and its template, and out as it went in', async () => {
+    const head = { file: 'classification_head.json', data: await readFile(golden('peft/classification/classification_head.json')) };
+    const pieces = await saved('classification');
+    const version = await importPieces('classification', [...pieces, head], 'tiny-serving');
+    const content = await registry.load(version);
+    expect(content.head).toMatchObject({ labels: ['no', 'maybe', 'yes'], template: '{text}' });
+    expect([modulesOf(content).size, content.head?.weight.length]).toEqual([2, 3 * 64]);
+    const out = await collect(registry.exportFiles(version));
+    expect((await importPieces('classification-again', out, 'tiny-serving')).digest).toBe(version.digest);
+    const settings = JSON.parse(Buffer.concat(out.filter(({ file }) => file === 'adapter_config.json').map(({ data }) => data)).toString()) as object;
+    expect(settings).toMatchObject({ task_type: 'SEQ_CLS', modules_to_save: ['score'] });
+    // Without the file that PEFT does not write, labels have transformers' names.
+    const unnamed = await registry.load(await importPieces('unnamed', pieces, 'tiny-serving'));
+    expect(unnamed.head?.labels).toEqual(['LABEL_0', 'LABEL_1', 'LABEL_2']);
+    expect(unnamed.digest).not.toBe(version.digest);
+  });
+
+  test('heads that do not fit their files or their base are refused by what is wrong', async () => {
+    const [settings, weights] = (await saved('classification')) as [FilePiece, FilePiece];
+    const labels = (id2label: unknown, more: object = {}): FilePiece => ({ file: 'classification_head.json', data: Buffer.from(JSON.stringify({ id2label, ...more })) });
+    const refused = (...pieces: FilePiece[]): Promise<unknown> => importPieces('refused', pieces, 'tiny-serving').catch((error: unknown) => error);
+    const field = (name: string): object => ({ code: 'INVALID_ARGUMENT', violations: [{ field: expect.stringContaining(name) }] });
+    expect(await refused(settings, weights, labels({ 0: 'a', 1: 'b' }))).toMatchObject(field('id2label'));
+    expect(await refused(settings, weights, labels({ 0: 'a', 1: 'b', 2: 'a' }))).toMatchObject(field('id2label[2]'));
+    expect(await refused(settings, weights, labels({ 0: 'a', 2: 'b', 3: 'c' }))).toMatchObject(field('classification_head.json'));
+    expect(await refused(settings, weights, labels({ 0: 'a', 1: 'b', 2: 'c' }, { prompt_template: 'x' }))).toMatchObject(field('prompt_template'));
+    const causal = { file: settings.file, data: Buffer.from(settings.data.toString().replace('SEQ_CLS', 'CAUSAL_LM').replace(/"modules_to_save": \[[^\]]*\]/, '"modules_to_save": null')) };
+    expect(await refused(causal, weights)).toMatchObject(field('task_type'));
+    const tensors = new Map(parseSafetensors(weights.data));
+    tensors.set('base_model.model.score.weight', { dtype: 'float32', shape: [3, 5], data: new Float32Array(15) });
+    expect(await refused(settings, { file: weights.file, data: encodeSafetensors(tensors) })).toMatchObject({ reason: 'ADAPTER_INCOMPATIBLE', violations: [{ field: 'score.weight', description: 'has 15 elements, [3,64] has 192' }] });
+    tensors.delete('base_model.model.score.weight');
+    expect(await refused(settings, { file: weights.file, data: encodeSafetensors(tensors) })).toMatchObject(field('task_type'));
   });
 
   test('tensors that are no LoRA matrices, lack a partner or have another rank are named', async () => {
@@ -105,10 +142,11 @@ describe('adapter_config.json', () => {
     ['DoRA', { use_dora: true }, 'use_dora is a feature that is not supported'],
     ['another method', { peft_type: 'IA3' }, 'peft_type is "IA3"'],
     ['trained biases', { bias: 'all' }, 'bias is "all"'],
-    ['whole modules', { modules_to_save: ['lm_head'] }, 'modules_to_save is a feature'],
+    ['whole modules', { modules_to_save: ['lm_head'] }, 'modules_to_save is ["lm_head"]; only the head of the task "SEQ_CLS"'],
+    ['a head without its task', { modules_to_save: ['score'] }, 'modules_to_save is ["score"]'],
     ['a changed base', { init_lora_weights: 'pissa_niter_4' }, 'init_lora_weights is "pissa_niter_4"'],
     ['transposed weights', { fan_in_fan_out: true }, 'fan_in_fan_out is a feature'],
-    ['another task', { task_type: 'SEQ_CLS' }, 'task_type is "SEQ_CLS"'],
+    ['another task', { task_type: 'TOKEN_CLS' }, 'task_type is "TOKEN_CLS"'],
     ['a feature of the future', { use_tomorrow: { x: 1 } }, 'use_tomorrow is a feature'],
     ['no rank', { r: 0 }, 'r is 0'],
     ['no alpha', { lora_alpha: '16' }, 'lora_alpha is "16"'],

@@ -6,6 +6,7 @@ import {
   AdapterRegistry,
   type AdapterVersion,
   type AliasMove,
+  type ClassificationHead,
   type FilePiece,
   type FitOf,
   type LoraInput,
@@ -53,6 +54,8 @@ const variant = (value = 0.5): VariantInput => ({
     [`${Q0}.weight`, hostTensor('bfloat16', [6, 6], new Uint16Array(36).fill(0x3f80))],
   ]),
 });
+
+const HEAD: ClassificationHead = { labels: ['yes', 'no'], template: 'Is it? {text}', weight: Float32Array.from({ length: 12 }, (_, i) => i / 8) };
 
 const deeper = (architecture = EDITED): VariantInput => ({
   kind: 'variant',
@@ -156,6 +159,32 @@ export function adaptersContract(open: () => Promise<Temporary<Database>>): void
         expect((await publish(reordered)).digest).toBe(first.digest);
         // A change of this value changes the digest of everything ever published.
         expect(first.digest).toBe('sha256:0b8b9c244be16ae58b79a3d0a723165577919bc934f4c218fea212e790d74ff0');
+      });
+
+      test.each<[string, LoraInput | VariantInput]>([
+        ['LoRA with a head', { ...lora(), head: HEAD }],
+        ['a variant with a head', { ...variant(), head: HEAD }],
+        ['a head alone', { kind: 'lora', modules: new Map(), head: HEAD }],
+      ])('%s is read back, and travels through files without loss', async (_what, content) => {
+        const version = await publish(content);
+        expect((await registry.load(version)).head).toEqual(HEAD);
+        const pieces = await collect(registry.exportFiles(version));
+        expect(pieces.map(({ file }) => file)).toContain('classification_head.json');
+        const again = await registry.importFiles({ tenant, adapter: 'travelled', ...BASE, pieces: replay(pieces), maxBytes: 1e6 });
+        expect(again.digest).toBe(version.digest);
+        // Labels and template are content: they change what a text is given.
+        const relabelled = { ...content, head: { ...HEAD, labels: ['no', 'yes'] } };
+        const reworded = { ...content, head: { ...HEAD, template: '{text}' } };
+        expect(new Set([version.digest, (await publish(relabelled)).digest, (await publish(reworded)).digest]).size).toBe(3);
+      });
+
+      test.each<[string, ClassificationHead, string]>([
+        ['of another width', { ...HEAD, weight: new Float32Array(10) }, 'has 10 elements, [2,6] has 12'],
+        ['with NaN', { ...HEAD, weight: HEAD.weight.map((value, i) => (i === 3 ? Number.NaN : value)) }, 'holds NaN or infinity'],
+        ['of one label', { ...HEAD, labels: ['yes'], weight: new Float32Array(6) }, 'has labels: must be 2 to 1000 labels, not 1'],
+        ['without a text', { ...HEAD, template: 'x' }, 'has a template without {text}'],
+      ])('a head %s is refused', async (_what, head, description) => {
+        await expect(publish({ ...lora(), head })).rejects.toMatchObject({ reason: 'ADAPTER_INCOMPATIBLE', violations: [{ field: 'score.weight', description }] });
       });
 
       test('many publications of the same content at once give one version', async () => {

@@ -35,7 +35,7 @@ function added(promptTokens: readonly number[]): Sequence {
     request: { tenant: 't', target: { modelId: checkpoint.id, modelDigest: checkpoint.digest }, promptTokens, sampling: { maxTokens: 40 } },
     tokenizer: checkpoint.tokenizer, eosTokenIds: new Set(), settings: { temperature: 0, topP: 1, topK: 0, seed: 0n }, contextTokens: 64,
   });
-  sequence.lease = { model, adapter: undefined, release: () => undefined };
+  sequence.lease = { model, adapter: undefined, head: undefined, release: () => undefined };
   batch.add(sequence);
   return sequence;
 }

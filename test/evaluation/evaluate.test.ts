@@ -71,6 +71,28 @@ describe('classification', () => {
     expect(result.targets[1]).toMatchObject({ accuracy: 1 });
   });
 
+  test('a target with a head is asked by its head, on its own wording, beside one without', async () => {
+    const read: string[] = [];
+    const withHead: Scorer<string> = {
+      ...judge,
+      head: (target) => Promise.resolve(target === 'headed' ? { labels: ['other', 'n', 'p'], template: '<{text}>' } : undefined),
+      classify: ({ prompts }) =>
+        Promise.resolve(prompts.map((prompt) => {
+          const text = String.fromCharCode(...prompt);
+          read.push(text);
+          return text.includes('bad') ? Float64Array.of(-0.01, -1, -3) : Float64Array.of(-0.01, -3, -1);
+        })),
+    };
+    const outcomes: RowOutcome[] = [];
+    const result = await evaluate(input({ scorer: withHead, targets: ['dull', 'headed'], onRow: (o) => void outcomes.push(o) }));
+    expect(result.targets.map((target) => target.kind === 'classification' && target.accuracy)).toEqual([0.5, 1]);
+    expect([...read].sort()).toEqual(TEXTS.map((text) => `<${text}>`).sort());
+    // In the order of the task's labels, p and n, whatever the head's is.
+    expect(outcomes[7]).toMatchObject({ predicted: 'n', labelLogProbabilities: [-3, -1] });
+    const unknown = { ...withHead, head: () => Promise.resolve({ labels: ['p', 'q'], template: '{text}' }) };
+    await expect(evaluate(input({ scorer: unknown }))).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', violations: [{ field: 'task.labels', description: expect.stringContaining("'n'") }] });
+  });
+
   test('labels of one token need one pass over the prompt', async () => {
     const before = [judge.scored, judge.next];
     await evaluate(input());

@@ -256,9 +256,12 @@ export interface ClassifyRequest {
   target: string;
   /** 1 to 256 texts. */
   texts: string[];
-  /** 2 to 64 labels, each once. */
+  /** 2 to 64 labels, each once. For a target with a classification head: some of its labels, or none for all of them. */
   labels: string[];
-  /** How text and label become a prompt and a completion. Default "{text}\nLabel:" and " {label}". */
+  /**
+   * How text and label become a prompt and a completion. Default "{text}\nLabel:" and " {label}". A target with a classification head reads
+   * texts as it was tuned to instead.
+   */
   template?: LabelTemplate | undefined;
 }
 
@@ -274,7 +277,7 @@ export interface ClassifyResponse {
 export interface Classification {
   /** The likeliest label. */
   label: string;
-  /** One for each label of the request, in its order. */
+  /** One for each label of the request, in its order, or for each of the classification head's where the request names none. */
   scores: LabelScore[];
 }
 
@@ -282,9 +285,9 @@ export interface Classification {
 export interface LabelScore {
   /** The label. */
   label: string;
-  /** Log-likelihood of the label's text after the prompt. */
+  /** Log-likelihood of the label's text after the prompt; of a classification head its log-probability among all its labels. */
   logProbability: number;
-  /** Its share among the request's labels; they add up to 1. */
+  /** Its share among the labels of `scores`; they add up to 1. */
   probability: number;
 }
 

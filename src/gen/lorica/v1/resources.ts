@@ -570,7 +570,10 @@ export interface TuningResult {
   seconds: number;
 }
 
-/** A classification task: the label with the highest log-likelihood after the prompt is the prediction. */
+/**
+ * A classification task: the label with the highest log-likelihood after the prompt is the prediction. A target with a classification head
+ * predicts by its head, from texts as it was tuned to read them.
+ */
 export interface ClassificationTask {
   /** The candidate labels. Default: the dataset's labels. At least two, each once. */
   labels: string[];
