@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
+import { share } from './share.js';
 import { smoke } from './smoke.js';
 import { tune } from './tune.js';
 import { validate } from './validate.js';
@@ -45,6 +46,16 @@ program
   .option('--json <file>', 'write the figures there')
   .action(async (options: { model?: string; json?: string }) => {
     await write(await validate({ ...options, log }), options.json);
+  });
+program
+  .command('share')
+  .description('a stream beside a training job: latency, segments, work done together')
+  .option('--model <id|path>', 'the base (default: SmolLM2)')
+  .option('--time-sharing <rule>', 'as LORICA_TIME_SHARING', 'generation-first')
+  .option('--rounds <n>', 'rounds of idle, alone and together', Number, 3)
+  .option('--json <file>', 'write the figures there')
+  .action(async (options: { model?: string; timeSharing: string; rounds: number; json?: string }) => {
+    await write(await share({ ...options, log }), options.json);
   });
 
 await program.parseAsync();

@@ -21,7 +21,7 @@ const STREAM_TOKENS = 128;
 const LEAST_STREAM_TOKENS = 100;
 const REPEATS = 5;
 const STREAMS = 8;
-const PROMPTS = [
+export const PROMPTS = [
   'Once upon a time, in a small village by the sea, there lived a fisherman who',
   'The history of the railway begins in the early nineteenth century, when engineers',
   'To bake a good loaf of bread you first have to understand how yeast works. Yeast',
@@ -80,7 +80,7 @@ export async function smoke(options: { model?: string; device: string; log: (tex
 }
 
 /** Token arrival times of one greedy stream. */
-async function arrivals(client: LoricaClient, target: string, prompt: string): Promise<{ times: Arrivals; firstTokenMs: number }> {
+export async function arrivals(client: LoricaClient, target: string, prompt: string): Promise<{ times: Arrivals; firstTokenMs: number }> {
   const times: number[] = [];
   const from = performance.now();
   const sampling = { maxTokens: STREAM_TOKENS, temperature: 0 };

@@ -54,6 +54,7 @@ test('a running job is paused, stays so over a restart, is resumed and ends', as
   await until(name, JobState.JOB_STATE_PAUSED);
   expect(await client.tune.pauseTuningJob({ name, requestId })).toMatchObject({ state: JobState.JOB_STATE_PAUSED, pauseRequested: false });
   const { checkpoints } = await client.tune.listCheckpoints({ parent: name });
+  expect(checkpoints[0]).toMatchObject({ stage: 0, sha256: expect.stringMatching(/^[0-9a-f]{64}$/) });
   for (const checkpoint of checkpoints) expect(checkpoint.name).toBe(`${name}/checkpoints/${checkpoint.step}`);
 
   await harness.restart();
@@ -66,6 +67,8 @@ test('a running job is paused, stays so over a restart, is resumed and ends', as
   await client.tune.resumeTuningJob(resume);
   const events = await until(name, JobState.JOB_STATE_SUCCEEDED);
   expect(await client.tune.resumeTuningJob(resume)).toMatchObject({ state: JobState.JOB_STATE_SUCCEEDED });
+  const steps = events.flatMap(({ event }) => (event?.$case === 'step' ? [event.value.step] : []));
+  expect(steps).toEqual(Array.from({ length: 60 }, (_, i) => i + 1));
   const states = events.flatMap(({ event, sequence }) => (event?.$case === 'job' && sequence > 0 ? [event.value] : []));
   expect(states.length).toBeGreaterThanOrEqual(5);
   const ended = events.at(-1)!.event;
