@@ -5,18 +5,29 @@
 import { Client, credentials as grpcCredentials, type ChannelCredentials } from '@grpc/grpc-js';
 import * as adapterMessages from '../gen/lorica/v1/adapter_service.js';
 import * as datasetMessages from '../gen/lorica/v1/dataset_service.js';
+import * as embeddingMessages from '../gen/lorica/v1/embedding_service.js';
 import * as evaluateMessages from '../gen/lorica/v1/evaluate_service.js';
 import * as generateMessages from '../gen/lorica/v1/generate_service.js';
 import * as modelMessages from '../gen/lorica/v1/model_service.js';
 import type { AdapterVersion, Dataset } from '../gen/lorica/v1/resources.js';
 import * as tuneMessages from '../gen/lorica/v1/tune_service.js';
 import { createStub, type CallSettings, type Channel, type DeepPartial, type Stub } from './stub.js';
-import { importAdapter, uploadDataset } from './upload.js';
+import { importAdapter, uploadDataset, uploadEmbeddings } from './upload.js';
 
 export { LoricaCallError, toCallError, type CallFailure, type CallViolation } from './call-error.js';
 export type { CallSettings, DeepPartial, Stub } from './stub.js';
 export type * from '../gen/lorica/v1/adapter_service.js';
+export type * from '../gen/lorica/v1/architecture.js';
+export {
+  EmbeddingHead,
+  EmbeddingNorm,
+  EmbeddingProjection,
+  LayerInitialization,
+  NeuronImportance,
+} from '../gen/lorica/v1/architecture.js';
 export type * from '../gen/lorica/v1/dataset_service.js';
+export type * from '../gen/lorica/v1/embedding_service.js';
+export { EmbeddingsFormat } from '../gen/lorica/v1/embedding_service.js';
 export type * from '../gen/lorica/v1/evaluate_service.js';
 export type {
   ClassifyRequest,
@@ -67,6 +78,14 @@ export type DatasetsClient = Stub<typeof datasetMessages.DatasetServiceService> 
   uploadDataset(header: DeepPartial<datasetMessages.UploadDatasetHeader>, bytes: Uint8Array, settings?: CallSettings): Promise<Dataset>;
 };
 
+export type EmbeddingsClient = Stub<typeof embeddingMessages.EmbeddingServiceService> & {
+  uploadEmbeddings(
+    header: DeepPartial<embeddingMessages.UploadEmbeddingsHeader>,
+    files: Readonly<Record<string, Uint8Array>>,
+    settings?: CallSettings,
+  ): Promise<embeddingMessages.Embeddings>;
+};
+
 export type AdaptersClient = Stub<typeof adapterMessages.AdapterServiceService> & {
   importAdapter(
     header: DeepPartial<adapterMessages.ImportAdapterHeader>,
@@ -77,6 +96,7 @@ export type AdaptersClient = Stub<typeof adapterMessages.AdapterServiceService> 
 
 export interface LoricaClient {
   readonly datasets: DatasetsClient;
+  readonly embeddings: EmbeddingsClient;
   readonly tune: Stub<typeof tuneMessages.TuneServiceService>;
   readonly evaluate: Stub<typeof evaluateMessages.EvaluateServiceService>;
   readonly generate: Stub<typeof generateMessages.GenerateServiceService>;
@@ -101,6 +121,10 @@ export function connect(options: ConnectOptions): LoricaClient {
     datasets: {
       ...createStub(channel, datasetMessages.DatasetServiceService, datasetMessages),
       uploadDataset: (header, bytes, settings) => uploadDataset(channel, header, bytes, settings),
+    },
+    embeddings: {
+      ...createStub(channel, embeddingMessages.EmbeddingServiceService, embeddingMessages),
+      uploadEmbeddings: (header, files, settings) => uploadEmbeddings(channel, header, files, settings),
     },
     tune: createStub(channel, tuneMessages.TuneServiceService, tuneMessages),
     evaluate: createStub(channel, evaluateMessages.EvaluateServiceService, evaluateMessages),

@@ -1,6 +1,7 @@
 /** Client streams as one call each: a header, then chunks of at most 1 MiB, sent no faster than the server takes them. */
 import { createHash } from 'node:crypto';
 import { DatasetServiceService, UploadDatasetHeader, type UploadDatasetRequest } from '../gen/lorica/v1/dataset_service.js';
+import { EmbeddingServiceService, UploadEmbeddingsHeader, type Embeddings, type UploadEmbeddingsRequest } from '../gen/lorica/v1/embedding_service.js';
 import { AdapterServiceService, ImportAdapterHeader, type ImportAdapterRequest } from '../gen/lorica/v1/adapter_service.js';
 import type { AdapterVersion, Dataset } from '../gen/lorica/v1/resources.js';
 import type { FileChunk } from '../gen/lorica/v1/types.js';
@@ -42,6 +43,21 @@ export function importAdapter(
       for (const chunk of chunksOf(bytes)) yield { payload: { $case: 'chunk', value: { file, chunk } } };
   };
   return send<ImportAdapterRequest, AdapterVersion>(channel, AdapterServiceService.importAdapter, messages(), settings);
+}
+
+/** Uploads word vectors: one GloVe or word2vec file, or the files of a BERT checkpoint (safetensors with vocab.txt or tokenizer.json), by name. */
+export function uploadEmbeddings(
+  channel: Channel,
+  header: DeepPartial<UploadEmbeddingsHeader>,
+  files: Readonly<Record<string, Uint8Array>>,
+  settings: CallSettings = {},
+): Promise<Embeddings> {
+  const messages = function* (): Generator<UploadEmbeddingsRequest> {
+    yield { payload: { $case: 'header', value: UploadEmbeddingsHeader.fromPartial(header as UploadEmbeddingsHeader) } };
+    for (const [file, bytes] of Object.entries(files))
+      for (const chunk of chunksOf(bytes)) yield { payload: { $case: 'chunk', value: { file, chunk } } };
+  };
+  return send<UploadEmbeddingsRequest, Embeddings>(channel, EmbeddingServiceService.uploadEmbeddings, messages(), settings);
 }
 
 interface Definition<Q, R> {

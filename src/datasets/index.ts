@@ -9,4 +9,5 @@ export type { RowMeasure, RowMeter, TokenStatistics } from './row-meter.js';
 export { rowTexts } from './row-texts.js';
 export { knownRows, MAX_STREAMED, validateJsonl, type CodeCount, type KnownRows, type ValidationOptions, type ValidationReport } from './validate.js';
 export { MAX_LINE_BYTES } from './lines.js';
+export { EmbeddingStore, embeddingsName, type DescribeEmbeddings, type Embeddings, type EmbeddingsDescription } from './embedding-store.js';
 export { datasetName, DatasetStore, type UploadOptions } from './dataset-store.js';

@@ -10,7 +10,7 @@ import { AdapterRegistry } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import { createLogger, type Logger } from '../common/logger.js';
 import { formatAddress, isLoopback, type Address, type ServerConfig } from '../config/config.js';
-import { DatasetStore } from '../datasets/index.js';
+import { DatasetStore, EmbeddingStore } from '../datasets/index.js';
 import { Engine } from '../engine/index.js';
 import { JobCheckpoints, JobRunner, JobStore } from '../jobs/index.js';
 import { createMetrics, type Metrics } from '../metrics/metrics.js';
@@ -19,6 +19,7 @@ import { authenticateByKey, authenticateForDevelopment, createServices, Targets,
 import { BlobLedger, makeFolder, openDatabase, openFolderBlobStore, RequestIds, type Database } from '../storage/index.js';
 import { TenantStore } from '../tenants/index.js';
 import { TrainingHost } from '../tuning/index.js';
+import { describeEmbeddings } from './describe-embeddings.js';
 import { evaluationHandler } from './evaluation-handler.js';
 import { ImportedModels } from './imported-models.js';
 import { addressInUse } from './listen-error.js';
@@ -172,6 +173,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
 
 interface Stores {
   readonly datasets: DatasetStore;
+  readonly embeddings: EmbeddingStore;
   readonly adapters: AdapterRegistry;
   readonly checkpoints: JobCheckpoints;
   readonly requestIds: RequestIds;
@@ -194,7 +196,10 @@ async function openStores(config: ServerConfig, database: Database, metrics: Met
       metrics.checkpointBytesTotal.inc({ tenant }, bytes);
     }),
   );
-  return { datasets: new DatasetStore(database, blobs, ledger), adapters, checkpoints, requestIds: new RequestIds(database) };
+  const work = join(config.dataDir, 'embeddings');
+  await clearExports(work);
+  const embeddings = new EmbeddingStore(database, blobs, ledger, work, describeEmbeddings);
+  return { datasets: new DatasetStore(database, blobs, ledger), embeddings, adapters, checkpoints, requestIds: new RequestIds(database) };
 }
 
 /** Keys where there are any; the development identity on loopback without; else a refusal. */

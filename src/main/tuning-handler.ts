@@ -5,18 +5,20 @@
 import type { AdapterRegistry } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
-import type { DatasetStore } from '../datasets/index.js';
+import type { DatasetStore, EmbeddingStore } from '../datasets/index.js';
 import type { JobHandler } from '../jobs/index.js';
 import type { Metrics } from '../metrics/metrics.js';
+import { readEmbeddingFolder } from '../models/pretrained-embeddings.js';
 import { variantFit } from '../models/variant-architecture.js';
 import type { ModelProvider } from '../engine/index.js';
-import { checkTuning, DEFAULT_KEPT_CHECKPOINTS, runTuning, type StepEvent, type TrainingHost } from '../tuning/index.js';
+import { checkTuning, DEFAULT_KEPT_CHECKPOINTS, runTuning, type EmbeddingsEvent, type StepEvent, type TrainingHost } from '../tuning/index.js';
 import { tuningRequestOfJob, type TuningOutcome, type TuningPlanner } from '../services/index.js';
 import { tuningCheckpoints } from './tuning-checkpoints.js';
 
 export interface TuningHandlerDependencies {
   readonly models: ModelProvider;
   readonly datasets: DatasetStore;
+  readonly embeddings: EmbeddingStore;
   readonly adapters: AdapterRegistry;
   readonly host: TrainingHost;
   readonly metrics: Metrics;
@@ -32,7 +34,7 @@ function stepsAfter(newestFirst: readonly unknown[]): (event: StepEvent) => bool
   return ({ stage, step }) => last === undefined || stage > last.stage || (stage === last.stage && step > last.step);
 }
 
-export function tuningHandler({ models, datasets, adapters, host, metrics, logger }: TuningHandlerDependencies): JobHandler {
+export function tuningHandler({ models, datasets, embeddings, adapters, host, metrics, logger }: TuningHandlerDependencies): JobHandler {
   return async (context): Promise<TuningOutcome> => {
     const { job, signal } = context;
     const { tenant } = job;
@@ -48,6 +50,12 @@ export function tuningHandler({ models, datasets, adapters, host, metrics, logge
         examples: async function* (dataset) {
           yield* datasets.examples(await datasets.get(tenant, dataset.split('/').at(-1)!));
         },
+        vectors: async ({ source, maxWords }, stop) =>
+          embeddings.withFiles(await embeddings.get(tenant, source.split('/').at(-1)!), async (folder) => {
+            const options = { ...(maxWords === undefined ? {} : { maxWords }), ...(stop === undefined ? {} : { signal: stop }) };
+            return (await readEmbeddingFolder(folder, options)).vectors;
+          }),
+        onEmbeddings: (report) => context.emit({ kind: 'embeddings', report } satisfies EmbeddingsEvent),
         emit: async (event: StepEvent) => {
           metrics.tuningStepsTotal.inc({ tenant });
           metrics.tuningTokensTotal.inc({ tenant }, event.tokens);

@@ -3,6 +3,7 @@
  * them to the model's tokens, and making rows that live in the model's own space.
  */
 export { readBertWordEmbeddings } from './pretrained-embeddings-bert.js';
+export { readEmbeddingFolder, type EmbeddingFolder } from './pretrained-embeddings-folder.js';
 export { matchTokens, tokenTexts, type TokenMatches, type TokenText } from './pretrained-embeddings-match.js';
 export { readWordVectors, type ReadWordVectorsOptions, type WordVectorFormat } from './pretrained-embeddings-read.js';
 export { checkHeadChoice, replaceEmbeddings, withEmbeddings, type Coverage, type EmbeddingReplacement, type EmbeddingReport, type HeadChoice, type ReplaceEmbeddingsInput } from './pretrained-embeddings-replace.js';

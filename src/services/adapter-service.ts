@@ -11,7 +11,7 @@ import type {
 import type { Empty } from '../gen/google/protobuf/empty.js';
 import type { CallContext, Handlers } from './call.js';
 import { Fields } from './fields.js';
-import { FileOffsets } from './file-chunks.js';
+import { FilePieces } from './file-chunks.js';
 import { checkEtag } from './jobs.js';
 import { needName, parseModelName, parseName, versionName, type NameKind, type ParsedName } from './names.js';
 import type { Once } from './once.js';
@@ -30,17 +30,11 @@ export interface AdapterDependencies {
 
 /** The files of an import, piece by piece. */
 async function* pieces(rest: AsyncIterator<ImportAdapterRequest>): AsyncGenerator<FilePiece> {
-  const offsets = new Map<string, FileOffsets>();
+  const files = new FilePieces();
   for (let next = await rest.next(); next.done !== true; next = await rest.next()) {
     if (next.value.payload?.$case !== 'chunk')
       throw invalidFields([{ field: 'payload', description: 'messages after the header must hold chunks' }]);
-    const { file, chunk } = next.value.payload.value;
-    if (!/^[\w.-]{1,128}$/.test(file) || file.startsWith('.'))
-      throw invalidFields([{ field: 'chunk.file', description: `must be a file name without folders, not ${JSON.stringify(file)}` }]);
-    if (chunk === undefined) throw invalidFields([{ field: 'chunk.chunk', description: 'is required' }]);
-    const offset = offsets.get(file) ?? new FileOffsets('chunk.chunk');
-    offsets.set(file, offset);
-    yield { file, data: offset.accept(chunk) };
+    yield files.accept(next.value.payload.value);
   }
 }
 

@@ -22,6 +22,7 @@ const kind = (source: string, form: string, reason: ErrorReason): Kind => ({ pat
 const KINDS = {
   tenant: kind(TENANT, 'tenants/{tenant} or tenants/-', 'TENANT_NOT_FOUND'),
   dataset: kind(`${TENANT}/datasets/(${ID})`, 'tenants/{tenant}/datasets/{dataset}', 'DATASET_NOT_FOUND'),
+  embeddings: kind(`${TENANT}/embeddings/(${ID})`, 'tenants/{tenant}/embeddings/{embeddings}', 'EMBEDDINGS_NOT_FOUND'),
   tuningJob: kind(`${TENANT}/tuningJobs/(${ID})`, 'tenants/{tenant}/tuningJobs/{job}', 'JOB_NOT_FOUND'),
   evaluation: kind(`${TENANT}/evaluations/(${ID})`, 'tenants/{tenant}/evaluations/{evaluation}', 'EVALUATION_NOT_FOUND'),
   adapter: kind(`${TENANT}/adapters/(${ID})`, 'tenants/{tenant}/adapters/{adapter}', 'ADAPTER_NOT_FOUND'),

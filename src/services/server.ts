@@ -12,9 +12,10 @@ import { join } from 'node:path';
 import type { AdapterRegistry } from '../adapters/index.js';
 import { systemClock } from '../common/clock.js';
 import type { Logger } from '../common/logger.js';
-import type { DatasetStore } from '../datasets/index.js';
+import type { DatasetStore, EmbeddingStore } from '../datasets/index.js';
 import { AdapterServiceService } from '../gen/lorica/v1/adapter_service.js';
 import { DatasetServiceService } from '../gen/lorica/v1/dataset_service.js';
+import { EmbeddingServiceService } from '../gen/lorica/v1/embedding_service.js';
 import { EvaluateServiceService } from '../gen/lorica/v1/evaluate_service.js';
 import { GenerateServiceService } from '../gen/lorica/v1/generate_service.js';
 import { ModelServiceService } from '../gen/lorica/v1/model_service.js';
@@ -24,6 +25,7 @@ import type { Metrics } from '../metrics/metrics.js';
 import { adapterHandlers } from './adapter-service.js';
 import { addService, type CallEnvironment } from './call.js';
 import { datasetHandlers } from './dataset-service.js';
+import { embeddingHandlers } from './embedding-service.js';
 import { evaluateHandlers } from './evaluate-service.js';
 import { generateHandlers } from './generate-service.js';
 import type { Authenticate } from './identity.js';
@@ -40,6 +42,7 @@ export interface ServiceDependencies {
   readonly draining: AbortSignal;
   readonly jobs: JobStore;
   readonly datasets: DatasetStore;
+  readonly embeddings: EmbeddingStore;
   readonly adapters: AdapterRegistry;
   readonly models: ModelLibrary;
   readonly engine: Generator;
@@ -58,7 +61,7 @@ export interface Services {
   readonly setServing: (serving: boolean) => void;
 }
 
-const SERVICES = ['AdapterService', 'DatasetService', 'EvaluateService', 'GenerateService', 'ModelService', 'TuneService'].map(
+const SERVICES = ['AdapterService', 'DatasetService', 'EmbeddingService', 'EvaluateService', 'GenerateService', 'ModelService', 'TuneService'].map(
   (name) => `lorica.v1.${name}`,
 );
 
@@ -95,6 +98,7 @@ export function createServices(dependencies: ServiceDependencies): Services {
 
   const tenantOnly = { ...environment, role: 'tenant' as const };
   addService(server, DatasetServiceService, datasetHandlers(shared), tenantOnly);
+  addService(server, EmbeddingServiceService, embeddingHandlers(shared), tenantOnly);
   addService(server, TuneServiceService, tuneHandlers(shared), tenantOnly);
   addService(server, EvaluateServiceService, evaluateHandlers(shared), tenantOnly);
   addService(server, GenerateServiceService, generateHandlers(shared), tenantOnly);

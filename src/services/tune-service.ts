@@ -1,8 +1,8 @@
 /** TuneService: tuning jobs as resources and streams. The work itself is the job handler's (src/main/tuning-handler.ts). */
-import type { DatasetStore } from '../datasets/index.js';
+import type { DatasetStore, EmbeddingStore } from '../datasets/index.js';
 import type { Job, JobCheckpoint, JobStore } from '../jobs/index.js';
-import type { CheckpointEvent, StepEvent } from '../tuning/index.js';
-import type { TuningJob } from '../gen/lorica/v1/resources.js';
+import type { CheckpointEvent, EmbeddingReport, EmbeddingsEvent, StepEvent } from '../tuning/index.js';
+import type { TuningJob, TuningResult } from '../gen/lorica/v1/resources.js';
 import type { Checkpoint, CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
 import type { CallContext, Handlers } from './call.js';
 import { Fields } from './fields.js';
@@ -12,11 +12,13 @@ import { needName, parseName } from './names.js';
 import type { Once } from './once.js';
 import type { TuningPlanner } from './ports.js';
 import { requireFittingData } from './tuning-data.js';
+import { embeddingReportMessage } from './tuning-edits.js';
 import { readTuningSpecification, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
 
 export interface TuneDependencies {
   readonly jobs: JobStore;
   readonly datasets: DatasetStore;
+  readonly embeddings: EmbeddingStore;
   readonly planner: TuningPlanner;
   readonly once: Once;
   readonly draining: AbortSignal;
@@ -38,6 +40,7 @@ export interface TuningOutcome {
   readonly peakMemoryBytes: number;
   readonly skippedRows: number;
   readonly seconds: number;
+  readonly embeddings?: EmbeddingReport;
 }
 
 export function tuningJobMessage(job: Job): TuningJob {
@@ -45,8 +48,12 @@ export function tuningJobMessage(job: Job): TuningJob {
     ...jobFields(job),
     pauseRequested: job.pauseRequested,
     specification: tuningSpecificationFromJson((job.spec as TuningJobSpec).specification),
-    result: job.result === undefined || job.result === null ? undefined : { ...(job.result as TuningOutcome) },
+    result: job.result === undefined || job.result === null ? undefined : resultMessage(job.result as TuningOutcome),
   };
+}
+
+function resultMessage({ embeddings, ...figures }: TuningOutcome): TuningResult {
+  return { ...figures, embeddings: embeddings && embeddingReportMessage(embeddings) };
 }
 
 function checkpointMessage({ name, stage, stageStep, bytes, sha256, createTime, evaluation, best }: JobCheckpoint): Checkpoint {
@@ -63,8 +70,9 @@ function eventMessage(watched: Watched): TuningJobEvent {
     case 'heartbeat':
       return { sequence, time, event: { $case: 'heartbeat', value: {} } };
     case 'progress': {
-      const payload = watched.payload as StepEvent | CheckpointEvent;
+      const payload = watched.payload as StepEvent | CheckpointEvent | EmbeddingsEvent;
       if ('kind' in payload) {
+        if (payload.kind === 'embeddings') return { sequence, time, event: { $case: 'embeddings', value: embeddingReportMessage(payload.report) } };
         const { kind: _kind, ...checkpoint } = payload;
         return { sequence, time, event: { $case: 'checkpoint', value: checkpoint } };
       }
@@ -74,7 +82,7 @@ function eventMessage(watched: Watched): TuningJobEvent {
   }
 }
 
-export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDependencies): Handlers<typeof TuneServiceService> {
+export function tuneHandlers({ jobs, datasets, embeddings, planner, once, draining }: TuneDependencies): Handlers<typeof TuneServiceService> {
   const create = async (request: CreateTuningJobRequest, context: CallContext): Promise<Job> => {
     const fields = new Fields();
     const parent = parseName('tenant', 'parent', request.parent, context.identity, fields);
@@ -89,6 +97,9 @@ export function tuneHandlers({ jobs, datasets, planner, once, draining }: TuneDe
     if (earlier !== undefined) return earlier;
     await planner.check(specification);
     await requireFittingData(specification, 'specification', (dataset) => datasets.get(parent!.tenant, dataset.split('/').at(-1)!));
+    for (const { embeddings: vectors } of specification.stages) {
+      if (vectors !== undefined) await embeddings.get(parent!.tenant, vectors.source.split('/').at(-1)!);
+    }
     const { job } = await jobs.create({
       kind: 'tuning',
       tenant: parent!.tenant,

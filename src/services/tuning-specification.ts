@@ -10,6 +10,7 @@ import * as proto from '../gen/lorica/v1/tuning.js';
 import { defined } from './defined.js';
 import { Fields } from './fields.js';
 import { modelName, parseModelName, parseName } from './names.js';
+import { readArchitecture, readEmbeddings } from './tuning-edits.js';
 import { readObjective } from './tuning-objective.js';
 import { readOptimizer } from './tuning-optimizer.js';
 import { readTrainable } from './tuning-selection.js';
@@ -66,7 +67,11 @@ export function readTuningSpecification(
     canonical: {
       ...message,
       baseModel: modelName(baseModel),
-      stages: message.stages.map((stage, i) => ({ ...stage, dataset: stages[i]?.dataset ?? stage.dataset })),
+      stages: message.stages.map((stage, i) => ({
+        ...stage,
+        dataset: stages[i]?.dataset ?? stage.dataset,
+        embeddings: stage.embeddings && { ...stage.embeddings, source: stages[i]?.embeddings?.source ?? stage.embeddings.source },
+      })),
     },
   };
 }
@@ -98,6 +103,8 @@ function readStage(stage: proto.TuningStage, path: string, identity: Identity, f
   if (stage.length?.$case === 'epochs') fields.integer(`${path}.epochs`, stage.length.value, 1, 10_000);
   if (stage.length?.$case === 'steps') fields.integer(`${path}.steps`, stage.length.value, 1, 1_000_000);
   return defined({
+    architecture: readArchitecture(stage.architecture, `${path}.architecture`, fields),
+    embeddings: readEmbeddings(stage.embeddings, `${path}.embeddings`, identity, fields),
     trainable: readTrainable(stage.trainable, `${path}.trainable`, fields),
     dataset: parseName('dataset', `${path}.dataset`, stage.dataset, identity, fields)?.name ?? '',
     ...readOptimizer(stage, path, fields),

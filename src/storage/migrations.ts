@@ -83,6 +83,14 @@ const MIGRATIONS: readonly { readonly name: string; readonly sql: string }[] = [
         bytes bigint NOT NULL, sha256 text NOT NULL, best boolean NOT NULL, evaluation json NOT NULL,
         create_time timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (job, step));`,
   },
+  {
+    name: 'word vectors',
+    sql: `
+      CREATE TABLE embeddings (
+        tenant text NOT NULL, id text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, format text NOT NULL, words bigint NOT NULL,
+        continuations bigint NOT NULL, dimension bigint NOT NULL, files json NOT NULL, create_time timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (tenant, id));`,
+  },
 ];
 
 /** Any constant will do: processes that migrate one database wait for each other. */

@@ -47,6 +47,12 @@ export interface StageOutcome {
   readonly peakMemoryBytes: number;
 }
 
+/** The embeddings were replaced; the first step comes next. */
+export interface EmbeddingsEvent {
+  readonly kind: 'embeddings';
+  readonly report: EmbeddingReport;
+}
+
 export interface TuningResult {
   readonly content: LoraInput | VariantInput;
   readonly steps: number;

@@ -94,8 +94,12 @@ export enum ErrorReason {
   ERROR_REASON_STORAGE_LOCKED = "ERROR_REASON_STORAGE_LOCKED",
   /** ERROR_REASON_API_KEY_NOT_FOUND - No such API key that the caller may see. */
   ERROR_REASON_API_KEY_NOT_FOUND = "ERROR_REASON_API_KEY_NOT_FOUND",
+  /** ERROR_REASON_EMBEDDINGS_INVALID - A file of word vectors is damaged, or of a kind that is not read; violations name its lines. */
+  ERROR_REASON_EMBEDDINGS_INVALID = "ERROR_REASON_EMBEDDINGS_INVALID",
   /** ERROR_REASON_JOB_PAUSED - The job was told to stop because it is paused; it goes on after ResumeTuningJob. */
   ERROR_REASON_JOB_PAUSED = "ERROR_REASON_JOB_PAUSED",
+  /** ERROR_REASON_EMBEDDINGS_NOT_FOUND - No such word vectors that the caller may see. */
+  ERROR_REASON_EMBEDDINGS_NOT_FOUND = "ERROR_REASON_EMBEDDINGS_NOT_FOUND",
   UNRECOGNIZED = "UNRECOGNIZED",
 }
 
@@ -224,9 +228,15 @@ export function errorReasonFromJSON(object: any): ErrorReason {
     case 40:
     case "ERROR_REASON_API_KEY_NOT_FOUND":
       return ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND;
+    case 42:
+    case "ERROR_REASON_EMBEDDINGS_INVALID":
+      return ErrorReason.ERROR_REASON_EMBEDDINGS_INVALID;
     case 45:
     case "ERROR_REASON_JOB_PAUSED":
       return ErrorReason.ERROR_REASON_JOB_PAUSED;
+    case 51:
+    case "ERROR_REASON_EMBEDDINGS_NOT_FOUND":
+      return ErrorReason.ERROR_REASON_EMBEDDINGS_NOT_FOUND;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -318,8 +328,12 @@ export function errorReasonToJSON(object: ErrorReason): string {
       return "ERROR_REASON_STORAGE_LOCKED";
     case ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND:
       return "ERROR_REASON_API_KEY_NOT_FOUND";
+    case ErrorReason.ERROR_REASON_EMBEDDINGS_INVALID:
+      return "ERROR_REASON_EMBEDDINGS_INVALID";
     case ErrorReason.ERROR_REASON_JOB_PAUSED:
       return "ERROR_REASON_JOB_PAUSED";
+    case ErrorReason.ERROR_REASON_EMBEDDINGS_NOT_FOUND:
+      return "ERROR_REASON_EMBEDDINGS_NOT_FOUND";
     case ErrorReason.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -410,8 +424,12 @@ export function errorReasonToNumber(object: ErrorReason): number {
       return 39;
     case ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND:
       return 40;
+    case ErrorReason.ERROR_REASON_EMBEDDINGS_INVALID:
+      return 42;
     case ErrorReason.ERROR_REASON_JOB_PAUSED:
       return 45;
+    case ErrorReason.ERROR_REASON_EMBEDDINGS_NOT_FOUND:
+      return 51;
     case ErrorReason.UNRECOGNIZED:
     default:
       return -1;

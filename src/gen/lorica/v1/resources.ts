@@ -4,6 +4,7 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
+import { EmbeddingReport } from "./architecture.js";
 import {
   DatasetFindingCode,
   datasetFindingCodeFromJSON,
@@ -568,6 +569,8 @@ export interface TuningResult {
   skippedRows: number;
   /** Time from the first step to the last, seconds. */
   seconds: number;
+  /** Where the embeddings were replaced: how the vectors covered the vocabulary and the data. */
+  embeddings?: EmbeddingReport | undefined;
 }
 
 /**
@@ -2029,6 +2032,7 @@ function createBaseTuningResult(): TuningResult {
     peakMemoryBytes: 0,
     skippedRows: 0,
     seconds: 0,
+    embeddings: undefined,
   };
 }
 
@@ -2057,6 +2061,9 @@ export const TuningResult: MessageFns<TuningResult> = {
     }
     if (message.seconds !== 0) {
       writer.uint32(65).double(message.seconds);
+    }
+    if (message.embeddings !== undefined) {
+      EmbeddingReport.encode(message.embeddings, writer.uint32(98).fork()).join();
     }
     return writer;
   },
@@ -2138,6 +2145,14 @@ export const TuningResult: MessageFns<TuningResult> = {
             message.seconds = reader.double();
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.embeddings = EmbeddingReport.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2180,6 +2195,7 @@ export const TuningResult: MessageFns<TuningResult> = {
         ? globalThis.Number(object.skipped_rows)
         : 0,
       seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+      embeddings: isSet(object.embeddings) ? EmbeddingReport.fromJSON(object.embeddings) : undefined,
     };
   },
 
@@ -2209,6 +2225,9 @@ export const TuningResult: MessageFns<TuningResult> = {
     if (message.seconds !== 0) {
       obj.seconds = floatToJson(message.seconds);
     }
+    if (message.embeddings !== undefined) {
+      obj.embeddings = EmbeddingReport.toJSON(message.embeddings);
+    }
     return obj;
   },
 
@@ -2225,6 +2244,9 @@ export const TuningResult: MessageFns<TuningResult> = {
     message.peakMemoryBytes = object.peakMemoryBytes ?? 0;
     message.skippedRows = object.skippedRows ?? 0;
     message.seconds = object.seconds ?? 0;
+    message.embeddings = (object.embeddings !== undefined && object.embeddings !== null)
+      ? EmbeddingReport.fromPartial(object.embeddings)
+      : undefined;
     return message;
   },
 };

@@ -19,6 +19,7 @@ import {
 } from "@grpc/grpc-js";
 import { Empty } from "../../google/protobuf/empty.js";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
+import { EmbeddingReport } from "./architecture.js";
 import { TuningJob } from "./resources.js";
 import { CheckpointSaved } from "./training.js";
 import { TuningSpecification } from "./tuning.js";
@@ -194,6 +195,9 @@ export interface TuningJobEvent {
     | //
     /** A checkpoint was kept. */
     { $case: "checkpoint"; value: CheckpointSaved }
+    | //
+    /** The model's embeddings were replaced; the first step comes next. */
+    { $case: "embeddings"; value: EmbeddingReport }
     | undefined;
 }
 
@@ -1780,6 +1784,9 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       case "checkpoint":
         CheckpointSaved.encode(message.event.value, writer.uint32(66).fork()).join();
         break;
+      case "embeddings":
+        EmbeddingReport.encode(message.event.value, writer.uint32(74).fork()).join();
+        break;
     }
     return writer;
   },
@@ -1853,6 +1860,14 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
             message.event = { $case: "checkpoint", value: CheckpointSaved.decode(reader, reader.uint32()) };
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.event = { $case: "embeddings", value: EmbeddingReport.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1879,6 +1894,8 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
         ? { $case: "result", value: TuningJob.fromJSON(object.result) }
         : isSet(object.checkpoint)
         ? { $case: "checkpoint", value: CheckpointSaved.fromJSON(object.checkpoint) }
+        : isSet(object.embeddings)
+        ? { $case: "embeddings", value: EmbeddingReport.fromJSON(object.embeddings) }
         : undefined,
     };
   },
@@ -1901,6 +1918,8 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       obj.result = TuningJob.toJSON(message.event.value);
     } else if (message.event?.$case === "checkpoint") {
       obj.checkpoint = CheckpointSaved.toJSON(message.event.value);
+    } else if (message.event?.$case === "embeddings") {
+      obj.embeddings = EmbeddingReport.toJSON(message.event.value);
     }
     return obj;
   },
@@ -1940,6 +1959,12 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       case "checkpoint": {
         if (object.event?.value !== undefined && object.event?.value !== null) {
           message.event = { $case: "checkpoint", value: CheckpointSaved.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "embeddings": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "embeddings", value: EmbeddingReport.fromPartial(object.event.value) };
         }
         break;
       }

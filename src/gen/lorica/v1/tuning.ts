@@ -3,6 +3,7 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import { ArchitectureEdits, EmbeddingReplacement } from "./architecture.js";
 import { CheckpointPolicy } from "./training.js";
 import { LabelTemplate } from "./types.js";
 
@@ -443,6 +444,14 @@ export interface TuningStage {
    * within a pass differ much; never changes what a step computes. Default false.
    */
   packing: boolean;
+  /** Edits of the model's architecture before training. First stage only. The result is a variant with an architecture of its own. */
+  architecture?:
+    | ArchitectureEdits
+    | undefined;
+  /** Pretrained word vectors in the place of the model's embeddings. First stage only. The result is a variant. */
+  embeddings?:
+    | EmbeddingReplacement
+    | undefined;
   /** Instead of `objective`: a classification head on the last token, trained beside what `trainable` selects. */
   classification?:
     | ClassificationObjective
@@ -977,6 +986,8 @@ function createBaseTuningStage(): TuningStage {
     labelTemplate: undefined,
     savedActivations: SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
     packing: false,
+    architecture: undefined,
+    embeddings: undefined,
     classification: undefined,
     preference: undefined,
     adafactor: undefined,
@@ -1025,6 +1036,12 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.packing !== false) {
       writer.uint32(104).bool(message.packing);
+    }
+    if (message.architecture !== undefined) {
+      ArchitectureEdits.encode(message.architecture, writer.uint32(114).fork()).join();
+    }
+    if (message.embeddings !== undefined) {
+      EmbeddingReplacement.encode(message.embeddings, writer.uint32(122).fork()).join();
     }
     if (message.classification !== undefined) {
       ClassificationObjective.encode(message.classification, writer.uint32(130).fork()).join();
@@ -1155,6 +1172,22 @@ export const TuningStage: MessageFns<TuningStage> = {
             message.packing = reader.bool();
             continue;
           }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.architecture = ArchitectureEdits.decode(reader, reader.uint32());
+            continue;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.embeddings = EmbeddingReplacement.decode(reader, reader.uint32());
+            continue;
+          }
           case 16: {
             if (tag !== 130) {
               break;
@@ -1229,6 +1262,8 @@ export const TuningStage: MessageFns<TuningStage> = {
         ? savedActivationsFromJSON(object.saved_activations)
         : SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
       packing: isSet(object.packing) ? globalThis.Boolean(object.packing) : false,
+      architecture: isSet(object.architecture) ? ArchitectureEdits.fromJSON(object.architecture) : undefined,
+      embeddings: isSet(object.embeddings) ? EmbeddingReplacement.fromJSON(object.embeddings) : undefined,
       classification: isSet(object.classification)
         ? ClassificationObjective.fromJSON(object.classification)
         : undefined,
@@ -1276,6 +1311,12 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.packing !== false) {
       obj.packing = message.packing;
+    }
+    if (message.architecture !== undefined) {
+      obj.architecture = ArchitectureEdits.toJSON(message.architecture);
+    }
+    if (message.embeddings !== undefined) {
+      obj.embeddings = EmbeddingReplacement.toJSON(message.embeddings);
     }
     if (message.classification !== undefined) {
       obj.classification = ClassificationObjective.toJSON(message.classification);
@@ -1329,6 +1370,12 @@ export const TuningStage: MessageFns<TuningStage> = {
       : undefined;
     message.savedActivations = object.savedActivations ?? SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED;
     message.packing = object.packing ?? false;
+    message.architecture = (object.architecture !== undefined && object.architecture !== null)
+      ? ArchitectureEdits.fromPartial(object.architecture)
+      : undefined;
+    message.embeddings = (object.embeddings !== undefined && object.embeddings !== null)
+      ? EmbeddingReplacement.fromPartial(object.embeddings)
+      : undefined;
     message.classification = (object.classification !== undefined && object.classification !== null)
       ? ClassificationObjective.fromPartial(object.classification)
       : undefined;
