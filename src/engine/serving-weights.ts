@@ -116,8 +116,11 @@ class Made {
 function shared(group: ServingWeightGroup, own: ReadonlyMap<string, ServingWeightGroup>, origin: (source: string) => string): ReadonlyMap<string, string> | undefined {
   const sources = group.sources.map(origin).join();
   const names = new Map<string, string>();
-  for (const { name } of group.tensors) {
-    const ofBase = [name, origin(name)].find((candidate) => own.get(candidate)?.sources.join() === sources);
+  for (const { name, dtype, shape } of group.tensors) {
+    // A layer may be stored in more bits at another place.
+    const alike = (group: ServingWeightGroup | undefined, candidate: string): boolean =>
+      group?.sources.join() === sources && group.tensors.some((tensor) => tensor.name === candidate && tensor.dtype === dtype && tensor.shape.join() === shape.join());
+    const ofBase = [name, origin(name)].find((candidate) => alike(own.get(candidate), candidate));
     if (ofBase === undefined) return undefined;
     names.set(name, ofBase);
   }
