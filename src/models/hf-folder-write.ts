@@ -10,6 +10,7 @@ import { float32ToBfloat16, float32ToFloat16 } from '../tensor/half.js';
 import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
 import { storageError, streamSafetensors, writeAtomically, type TensorLayout } from '../tensor/safetensors-write.js';
 import type { WeightSource } from './checkpoint-types.js';
+import { storedTensors, transpose, type StoredTensor } from './checkpoint-layout.js';
 import { toHfConfig, weightShapes, type DecoderConfig } from './config.js';
 
 export interface HfFolderContent {
@@ -25,9 +26,10 @@ export interface HfFolderContent {
 export async function writeHfFolder(path: string, content: HfFolderContent): Promise<void> {
   const { config, dtype } = content;
   const shapes = weightShapes(config);
-  const layout: TensorLayout = new Map([...shapes].map(([name, shape]) => [name, { dtype, shape }]));
+  const stored = new Map(storedTensors(config).map((tensor) => [tensor.name, tensor]));
+  const layout: TensorLayout = new Map([...stored].map(([name, { shape }]) => [name, { dtype, shape }]));
   const read = async (name: string): Promise<TypedArray> => {
-    const values = await valuesOf(content.tensors, name, shapes.get(name) as readonly number[]);
+    const values = await joined(content.tensors, stored.get(name) as StoredTensor, shapes);
     return dtype === 'float32' ? values : dtype === 'float16' ? float32ToFloat16(values) : float32ToBfloat16(values);
   };
   const json = (name: string, value: unknown): Promise<void> => writeAtomically(join(path, name), [Buffer.from(JSON.stringify(value, null, 2) + '\n')]);
@@ -38,6 +40,20 @@ export async function writeHfFolder(path: string, content: HfFolderContent): Pro
   await json('tokenizer.json', content.tokenizerJson);
   await json('tokenizer_config.json', content.tokenizerConfig);
   await json('config.json', toHfConfig(config, dtype));
+}
+
+/** A stored tensor made of its parts. */
+async function joined(tensors: HfFolderContent['tensors'], { parts, shape, transposed }: StoredTensor, shapes: ReadonlyMap<string, readonly number[]>): Promise<Float32Array> {
+  const one = (part: string): Promise<Float32Array> => valuesOf(tensors, part, shapes.get(part) as readonly number[]);
+  if (parts.length === 1 && !transposed) return one(parts[0]!);
+  const whole = new Float32Array(elementCount(shape));
+  let at = 0;
+  for (const part of parts) {
+    const values = await one(part);
+    whole.set(values, at);
+    at += values.length;
+  }
+  return transposed ? transpose(whole, shape[1]!, shape[0]!) : whole;
 }
 
 async function valuesOf(tensors: HfFolderContent['tensors'], name: string, shape: readonly number[]): Promise<Float32Array> {

@@ -9,6 +9,7 @@ import { LoricaError } from '../common/errors.js';
 import { blockOf, dequantizeLinear, type QuantizedLinear } from '../tensor/quantized-linear.js';
 import { readSafetensorsHeader, readTensor, readTensorFloat32, type SafetensorsEntry, type SafetensorsFile } from '../tensor/safetensors.js';
 import type { WeightSource } from './checkpoint-types.js';
+import { nameInFile, storedPlaces, storedTensors, transpose } from './checkpoint-layout.js';
 import { weightShapes, type DecoderConfig } from './config.js';
 import { layerPart, layerShape, parseQuantization, readLayer, type Quantization } from './hf-quantized.js';
 import { checkShapes } from './weight-check.js';
@@ -122,6 +123,8 @@ async function readShards(path: string, files: string[]): Promise<SafetensorsFil
 interface Place {
   readonly file: SafetensorsFile;
   readonly entry: SafetensorsEntry;
+  /** As the file spells it. */
+  readonly name: string;
 }
 
 /** A linear layer in quantized parts. */
@@ -141,27 +144,29 @@ export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Pr
       const part = quantization && layerPart(name);
       if (part !== undefined) {
         const parts = layers.get(part.layer) ?? new Map<string, Place>();
-        layers.set(part.layer, parts.set(part.part, { file, entry }));
+        layers.set(part.layer, parts.set(part.part, { file, entry, name }));
         continue;
       }
-      if (found.has(name)) throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${file.path} holds "${name}", which another file holds too`);
-      if (name.endsWith('.rotary_emb.inv_freq') || (name === 'lm_head.weight' && config.tieWordEmbeddings)) continue;
+      const stored = nameInFile(name, config);
+      if (stored === undefined) continue;
+      if (found.has(stored)) throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${file.path} holds "${name}", which another file holds too`);
       if (!['F32', 'F16', 'BF16'].includes(entry.storedAs)) {
         throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${file.path} stores "${name}" as ${entry.storedAs}`, { hint: 'Supported: F32, F16, BF16.' });
       }
-      found.set(name, { file, entry });
+      found.set(stored, { file, entry, name });
     }
   }
   const shapes = weightShapes(config);
   const present = new Map([...found].map(([name, { entry }]) => [name, entry.shape]));
-  const stored = new Map<string, StoredLayer>();
+  const quantizedLayers = new Map<string, StoredLayer>();
   for (const [layer, parts] of layers) {
     const shape = layerShape(quantization as Quantization, layer, new Map([...parts].map(([part, { entry }]) => [part, entry])));
     if (present.has(`${layer}.weight`)) throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${folder.path} holds "${layer}" twice, as floats and quantized`);
     present.set(`${layer}.weight`, shape);
-    stored.set(`${layer}.weight`, { layer, shape, parts });
+    quantizedLayers.set(`${layer}.weight`, { layer, shape, parts });
   }
-  checkShapes(folder.path, shapes, present);
+  checkShapes(folder.path, new Map(storedTensors(config).map(({ name, shape }) => [name, shape])), present);
+  const places = storedPlaces(config);
   const handles = new Map<SafetensorsFile, FileHandle>();
   const close = async (): Promise<void> => {
     await Promise.all([...handles.values()].map((handle) => handle.close()));
@@ -172,13 +177,14 @@ export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Pr
     await close();
     throw error;
   }
-  const find = (name: string): Place => {
-    const place = found.get(name);
-    if (place === undefined) throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${folder.path} has no tensor "${name}"`);
-    return place;
+  const find = (name: string): { place: Place; firstRow: number; transposed: boolean } => {
+    const stored = places.get(name);
+    const place = stored && found.get(stored.stored.name);
+    if (stored === undefined || place === undefined) throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${folder.path} has no tensor "${name}"`);
+    return { place, firstRow: stored.firstRow, transposed: stored.stored.transposed };
   };
   const quantized = (name: string): Promise<QuantizedLinear> | undefined => {
-    const layer = stored.get(name);
+    const layer = quantizedLayers.get(name);
     if (layer === undefined) return undefined;
     return readLayer(quantization as Quantization, layer.layer, layer.shape, async (part) => {
       const place = layer.parts.get(part);
@@ -187,16 +193,20 @@ export async function openHfWeights(folder: HfFolder, config: DecoderConfig): Pr
   };
   const weights: WeightSource = {
     names: () => [...shapes.keys()],
-    shape: (name) => stored.get(name)?.shape ?? find(name).entry.shape,
-    storedAs: (name) => (stored.has(name) ? `INT${(quantization as Quantization).bits}` : find(name).entry.storedAs),
+    shape: (name) => quantizedLayers.get(name)?.shape ?? (find(name), shapes.get(name)!),
+    storedAs: (name) => (quantizedLayers.has(name) ? `INT${(quantization as Quantization).bits}` : find(name).place.entry.storedAs),
     async float32(name) {
       const linear = await quantized(name);
       if (linear !== undefined) return dequantizeLinear(linear);
-      const { file } = find(name);
-      return readTensorFloat32(file, name, handles.get(file) as FileHandle);
+      const { place: { file, entry, name: spelt }, firstRow, transposed } = find(name);
+      const handle = handles.get(file) as FileHandle;
+      const [rows, columns = 1] = shapes.get(name)! as [number, number?];
+      if (!transposed) return readTensorFloat32(file, spelt, handle, { first: firstRow * columns, count: rows * columns });
+      const whole = await readTensorFloat32(file, spelt, handle);
+      return transpose(whole, columns, entry.shape[1]!).subarray(firstRow * columns, (firstRow + rows) * columns).slice();
     },
     quantizedAs(name) {
-      const layer = stored.get(name);
+      const layer = quantizedLayers.get(name);
       if (layer === undefined) return undefined;
       const { bits, groupSize } = quantization as Quantization;
       return { bits, blockSize: blockOf(groupSize ?? layer.shape[1]) };

@@ -3,8 +3,8 @@
  * that one product reads the input once. A group is the unit of making and of sharing: a variant makes anew exactly the groups whose
  * sources it changes and shares all others with its base. Nothing here touches a runtime.
  */
-import { feedForwardSize, ropeTables, type DecoderConfig } from './config.js';
-import { EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT, LAYER_NORMS, layerPrefix } from './decoder.js';
+import { attentionKinds, familyOf, linearShapes, normShapes, ropeTables, rotaryWidth, weightShapes, type AttentionKind, type DecoderConfig } from './config.js';
+import { EMBEDDING_WEIGHT, FINAL_NORM_BIAS, FINAL_NORM_WEIGHT, HEAD_WEIGHT, layerPrefix, POSITION_WEIGHT, type LinearModule } from './decoder.js';
 import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
 import type { QuantizedLinear } from '../tensor/quantized-linear.js';
 import { quantizeInt8, QUANTIZATION_BLOCK } from './quantize.js';
@@ -48,18 +48,18 @@ export interface MergedLinear {
 /** The four linear layers of a decoder layer, in order. */
 export function mergedLinears(config: DecoderConfig, layer: number): { qkv: MergedLinear; o: MergedLinear; gateUp: MergedLinear; down: MergedLinear } {
   const prefix = layerPrefix(layer);
-  const q = config.heads * config.headDim;
-  const kv = config.kvHeads * config.headDim;
-  const { hiddenSize: c, attentionBias, mlpBias } = config;
-  const f = feedForwardSize(config, layer);
-  const linear = (name: string, modules: readonly string[], inputs: number, outputs: readonly number[], bias: boolean): MergedLinear => ({
-    name: `${prefix}.${name}`, modules: modules.map((module) => `${prefix}.${module}`), inputs, outputs, bias,
-  });
+  const shapes = linearShapes(config, layer);
+  const linear = (name: string, candidates: readonly LinearModule[]): MergedLinear => {
+    const modules = candidates.filter((module) => shapes.has(module));
+    const merged = modules.map((module) => shapes.get(module)!);
+    const { inputs, bias } = merged[0]!;
+    return { name: `${prefix}.${name}`, modules: modules.map((module) => `${prefix}.${module}`), inputs, outputs: merged.map(({ outputs }) => outputs), bias };
+  };
   return {
-    qkv: linear('self_attn.qkv', ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'], c, [q, kv, kv], attentionBias),
-    o: linear('self_attn.o', ['self_attn.o_proj'], q, [c], attentionBias),
-    gateUp: linear('mlp.gate_up', ['mlp.gate_proj', 'mlp.up_proj'], c, [f, f], mlpBias),
-    down: linear('mlp.down', ['mlp.down_proj'], f, [c], mlpBias),
+    qkv: linear('self_attn.qkv', ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj']),
+    o: linear('self_attn.o', ['self_attn.o_proj']),
+    gateUp: linear('mlp.gate_up', ['mlp.gate_proj', 'mlp.up_proj']),
+    down: linear('mlp.down', ['mlp.down_proj']),
   };
 }
 
@@ -74,8 +74,8 @@ export function embeddingIsQuantized(config: DecoderConfig, form: ServingForm): 
 }
 
 export const EMBEDDING = 'embedding';
-export const ROPE_COS = 'rope.cos';
-export const ROPE_SIN = 'rope.sin';
+/** Rotary tables [contextTokens, rotaryWidth/2] of a kind of layers. */
+export const ropeNames = ({ name }: Pick<AttentionKind, 'name'>): { cos: string; sin: string } => ({ cos: `rope.${name}.cos`, sin: `rope.${name}.sin` });
 
 /** The formats of the layers whose integers are the checkpoint's own; `quantizedAs` tells how a source is stored. */
 export function storedLinears(config: DecoderConfig, form: ServingForm, quantizedAs: QuantizedAs): StoredFormats {
@@ -114,10 +114,13 @@ export function servingWeightGroups(
 ): readonly ServingWeightGroup[] {
   const groups: ServingWeightGroup[] = [...embeddingAndHead(config, form, stored)];
   for (let layer = 0; layer < config.layers; layer++) {
-    for (const norm of LAYER_NORMS) groups.push(gain(`${layerPrefix(layer)}.${norm}.weight`, config));
+    for (const [name, shape] of normShapes(config)) groups.push(normGroup(`${layerPrefix(layer)}.${name}`, shape, config));
     for (const linear of Object.values(mergedLinears(config, layer))) groups.push(linearGroup(linear, form, stored));
   }
-  groups.push(gain(FINAL_NORM_WEIGHT, config), ropeGroup(config, contextTokens));
+  const shapes = weightShapes(config);
+  for (const name of [FINAL_NORM_WEIGHT, FINAL_NORM_BIAS]) if (shapes.has(name)) groups.push(normGroup(name, shapes.get(name)!, config));
+  if (shapes.has(POSITION_WEIGHT)) groups.push(plainGroup(POSITION_WEIGHT, shapes.get(POSITION_WEIGHT)!));
+  else for (const kind of attentionKinds(config)) groups.push(ropeGroup(config, kind, contextTokens));
   return groups;
 }
 
@@ -196,17 +199,25 @@ async function merged(sources: readonly string[], read: ReadFloat32): Promise<Fl
   return whole;
 }
 
-function gain(name: string, config: DecoderConfig): ServingWeightGroup {
-  return { name, sources: [name], tensors: [{ name, dtype: 'float32', shape: [config.hiddenSize] }], make: async (read) => [await read(name)] };
+/** A norm's gain or bias. A gain that is one plus the weight is made so here, once. */
+function normGroup(name: string, shape: readonly number[], config: DecoderConfig): ServingWeightGroup {
+  const plain = plainGroup(name, shape);
+  if (familyOf(config).norm !== 'rmsPlusOne') return plain;
+  return { ...plain, make: async (read) => [(await read(name)).map((weight) => 1 + weight)] };
 }
 
-function ropeGroup(config: DecoderConfig, contextTokens: number): ServingWeightGroup {
-  const shape = [contextTokens, config.headDim / 2];
+function plainGroup(name: string, shape: readonly number[]): ServingWeightGroup {
+  return { name, sources: [name], tensors: [{ name, dtype: 'float32', shape }], make: async (read) => [await read(name)] };
+}
+
+function ropeGroup(config: DecoderConfig, kind: AttentionKind, contextTokens: number): ServingWeightGroup {
+  const shape = [contextTokens, rotaryWidth(config) / 2];
+  const names = ropeNames(kind);
   return {
-    name: 'rope', sources: [],
-    tensors: [{ name: ROPE_COS, dtype: 'float32', shape }, { name: ROPE_SIN, dtype: 'float32', shape }],
+    name: `rope.${kind.name}`, sources: [],
+    tensors: [{ name: names.cos, dtype: 'float32', shape }, { name: names.sin, dtype: 'float32', shape }],
     make: () => {
-      const { cos, sin } = ropeTables(config, contextTokens);
+      const { cos, sin } = ropeTables({ headDim: config.headDim, rotaryDim: rotaryWidth(config), ...kind.rope }, contextTokens);
       return Promise.resolve([cos, sin]);
     },
   };

@@ -4,14 +4,14 @@
  * B rows, T tokens, S slot length (contextTokens), H heads, KV key/value heads, D head dimension, V vocabulary, R rank.
  */
 import { LoricaError } from '../common/errors.js';
-import { Graph, ops, serialize, type Value } from '../onnx/index.js';
-import type { DecoderConfig } from './config.js';
-import { decoderLayer, FINAL_NORM_WEIGHT, layerPrefix, type DecoderLowering } from './decoder.js';
+import { Graph, ops, serialize, subtractDims, type Value } from '../onnx/index.js';
+import { attentionKind, familyOf, rotaryWidth, type DecoderConfig } from './config.js';
+import { decoderLayer, FINAL_NORM, layerPrefix, POSITION_WEIGHT, type DecoderLowering } from './decoder.js';
 import { QUANTIZATION_BLOCK } from './quantize.js';
 import { linearFormat } from './serving-formats.js';
 import { withLora, type AdapterForm } from './serving-form-lora.js';
 import {
-  embeddingIsQuantized, embeddingTensors, headLinear, linearTensors, mergedLinears, NOTHING_STORED, ROPE_COS, ROPE_SIN, type MergedLinear, type ServingForm,
+  embeddingIsQuantized, embeddingTensors, headLinear, linearTensors, mergedLinears, NOTHING_STORED, ropeNames, type MergedLinear, type ServingForm,
   type StoredFormats,
 } from './serving-form-weights.js';
 
@@ -29,8 +29,9 @@ export interface ServingGraphOptions {
 
 /** MODEL_UNSUPPORTED when the fused attention cannot compute this model. */
 export function checkServable(config: DecoderConfig): void {
-  if (config.headDim % 16 === 0) return;
-  throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `heads of ${config.headDim} are not a multiple of 16, which serving needs`);
+  const refused = (what: string): LoricaError => new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${what} are not a multiple of 16, which serving needs`);
+  if (config.headDim % 16 !== 0) throw refused(`heads of ${config.headDim}`);
+  if (rotaryWidth(config) % 16 !== 0) throw refused(`${rotaryWidth(config)} rotated dimensions of a head`);
 }
 
 /** Graph input and output names of a layer's cache [B,KV,S,D]; bind both to one tensor. */
@@ -51,25 +52,51 @@ interface Positions {
   readonly longest: Value;
 }
 
+/** One norm of the family's kind over the last dimension, named without '.weight'; the gain is as the weight group made it. */
+function normalize(graph: Graph, config: DecoderConfig, x: Value, name: string): Value {
+  const width = x.shape.at(-1) as number;
+  const gain = graph.weight(`${name}.weight`, 'float32', [width]);
+  const epsilon = { epsilon: config.rmsNormEpsilon };
+  if (familyOf(config).norm === 'layer') return ops.layerNorm(x, gain, graph.weight(`${name}.bias`, 'float32', [width]), epsilon).y;
+  return ops.simplifiedLayerNorm(x, gain, epsilon).y;
+}
+
+/** Norm of stream + pending, and their sum. */
+function normalizeSum(graph: Graph, config: DecoderConfig, stream: Value, pending: Value, name: string): { y: Value; sum: Value } {
+  if (familyOf(config).norm === 'layer') {
+    const sum = ops.add(stream, pending);
+    return { y: normalize(graph, config, sum, name), sum };
+  }
+  return ops.skipSimplifiedLayerNorm(stream, pending, graph.weight(`${name}.weight`, 'float32', [config.hiddenSize]), { epsilon: config.rmsNormEpsilon });
+}
+
 class ServingLowering implements DecoderLowering<Stream, Value> {
   readonly #linears: ReturnType<typeof mergedLinears>;
 
   constructor(
     private readonly graph: Graph, private readonly options: ServingGraphOptions, private readonly layer: number,
-    private readonly positions: Positions, private readonly cached: boolean, private readonly rope: { cos: Value; sin: Value },
+    private readonly positions: Positions, private readonly cached: boolean,
   ) {
     this.#linears = mergedLinears(options.config, layer);
   }
 
-  norm(stream: Stream, weight: string): Value {
+  read(stream: Stream): Value {
+    if (stream.pending !== undefined) stream.sum = ops.add(stream.sum, stream.pending);
+    stream.pending = undefined;
+    return stream.sum;
+  }
+
+  norm(stream: Stream, name: string): Value {
     const { graph, options: { config } } = this;
-    const gain = graph.weight(weight, 'float32', [config.hiddenSize]);
-    const epsilon = { epsilon: config.rmsNormEpsilon };
-    if (stream.pending === undefined) return ops.simplifiedLayerNorm(stream.sum, gain, epsilon).y;
-    const { y, sum } = ops.skipSimplifiedLayerNorm(stream.sum, stream.pending, gain, epsilon);
+    if (stream.pending === undefined) return normalize(graph, config, stream.sum, name);
+    const { y, sum } = normalizeSum(graph, config, stream.sum, stream.pending, name);
     stream.sum = sum;
     stream.pending = undefined;
     return y;
+  }
+
+  normOutput(x: Value, name: string): Value {
+    return normalize(this.graph, this.options.config, x, name);
   }
 
   project(x: Value, modules: readonly string[]): readonly Value[] {
@@ -78,18 +105,36 @@ class ServingLowering implements DecoderLowering<Stream, Value> {
     return [withLora(this.graph, this.options.adapters, linear, x, linearLayer(this.graph, linear, this.options, x))];
   }
 
-  attention([qkv]: readonly Value[]): Value {
+  normQueryKey([qkv]: readonly Value[], names: readonly [string, string], over: 'head' | 'projection'): readonly Value[] {
+    const { graph, options: { config } } = this;
+    const [q, k, v] = ops.split(qkv!, this.#linears.qkv.outputs, -1) as [Value, Value, Value];
+    const normed = (x: Value, name: string): Value => {
+      if (over === 'projection') return normalize(graph, config, x, name);
+      const heads = ops.reshape(x, [...x.shape.slice(0, -1), (x.shape.at(-1) as number) / config.headDim, config.headDim]);
+      return ops.reshape(normalize(graph, config, heads, name), x.shape);
+    };
+    return [normed(q, names[0]), normed(k, names[1]), v];
+  }
+
+  attention(values: readonly Value[]): Value {
     const { graph, layer, options: { config, contextTokens } } = this;
     const names = cacheNames(layer);
     const shape = ['B', config.kvHeads, contextTokens, config.headDim];
     const past = this.cached
       ? { pastKey: graph.input(names.pastKey, 'float32', shape), pastValue: graph.input(names.pastValue, 'float32', shape) }
       : {};
+    const [first, key, value] = values as readonly [Value, Value?, Value?];
+    const { windowTokens } = attentionKind(config, layer);
     const { y, presentKey, presentValue } = ops.groupQueryAttention(
-      { qkv: qkv!, ...past, seqlensK: this.positions.lastIndex, totalSequenceLength: this.positions.longest, ...this.rope },
+      {
+        ...(key === undefined || value === undefined ? { qkv: first } : { query: first, key, value }),
+        ...past, seqlensK: this.positions.lastIndex, totalSequenceLength: this.positions.longest, ...this.#rope(),
+      },
       {
         numHeads: config.heads, kvNumHeads: config.kvHeads,
-        ...(config.slidingWindowTokens === undefined ? {} : { localWindowSize: config.slidingWindowTokens }),
+        ...(windowTokens === undefined ? {} : { localWindowSize: windowTokens }),
+        ...(config.attentionScale === undefined ? {} : { scale: config.attentionScale }),
+        ...(config.attentionSoftcap === undefined ? {} : { softcap: config.attentionSoftcap }),
       },
     );
     if (this.cached) {
@@ -99,14 +144,28 @@ class ServingLowering implements DecoderLowering<Stream, Value> {
     return y;
   }
 
-  gatedUnit([gateUp]: readonly Value[]): Value {
-    const [gate, up] = ops.split(gateUp!, 2, -1);
-    return ops.mul(ops.quickGelu(gate!, 1), up!);
+  feedForwardUnit([wide]: readonly Value[]): Value {
+    const activation = (x: Value): Value => (this.options.config.activation === 'geluTanh' ? ops.gelu(x, 'tanh') : ops.quickGelu(x, 1));
+    if (this.#linears.gateUp.modules.length === 1) return activation(wide!);
+    const [gate, up] = ops.split(wide!, 2, -1);
+    return ops.mul(activation(gate!), up!);
+  }
+
+  scale(x: Value, factor: number): Value {
+    return ops.mul(x, factor);
   }
 
   residual(stream: Stream, delta: Value): Stream {
-    if (stream.pending !== undefined) throw new Error('two additions to the residual stream without a norm between them');
-    return { sum: stream.sum, pending: delta };
+    return { sum: this.read(stream), pending: delta };
+  }
+
+  #rope(): { cos: Value; sin: Value } | undefined {
+    const { graph, layer, options: { config, contextTokens } } = this;
+    if (rotaryWidth(config) === 0) return undefined;
+    const names = ropeNames(attentionKind(config, layer));
+    const shape = [contextTokens, rotaryWidth(config) / 2];
+    const table = (name: string): Value => (graph.has(name) ? graph.value(name) : graph.weight(name, 'float32', shape));
+    return { cos: table(names.cos), sin: table(names.sin) };
   }
 }
 
@@ -123,21 +182,32 @@ function linearLayer(graph: Graph, linear: MergedLinear, { form, stored = NOTHIN
   return linear.bias ? ops.add(y, graph.weight(`${linear.name}.bias`, 'float32', [N])) : y;
 }
 
-function embed(graph: Graph, { config, form }: ServingGraphOptions, tokens: Value): Value {
+/** Embeddings as they enter the stream, [B,T,C], with learned positions where the family has them. */
+function embed(graph: Graph, { config, form }: ServingGraphOptions, tokens: Value, positions: Positions, cached: boolean): Value {
   const [table, scales] = embeddingTensors(config, form).map((tensor) => graph.weight(tensor.name, tensor.dtype, tensor.shape));
-  if (!embeddingIsQuantized(config, form)) return ops.gather(table!, tokens);
-  return ops.gatherBlockQuantized(table!, tokens, scales!, null, { bits: 8, blockSize: QUANTIZATION_BLOCK });
+  const rows = embeddingIsQuantized(config, form)
+    ? ops.gatherBlockQuantized(table!, tokens, scales!, null, { bits: 8, blockSize: QUANTIZATION_BLOCK })
+    : ops.gather(table!, tokens);
+  const scaled = config.embeddingMultiplier === undefined ? rows : ops.mul(rows, config.embeddingMultiplier);
+  if (familyOf(config).positions !== 'learned') return scaled;
+  const vectors = graph.weight(POSITION_WEIGHT, 'float32', [config.maxPositionTokens, config.hiddenSize]);
+  return ops.add(scaled, ops.gather(vectors, cached ? lastPositions(graph, tokens, positions) : ops.range(graph, 0, 'T')));
+}
+
+/** int64 [B,T]: positions of tokens that end at a row's last index. Rows of several tokens come one at a time. */
+function lastPositions(graph: Graph, tokens: Value, { lastIndex }: Positions): Value {
+  const last = ops.unsqueeze(ops.cast(lastIndex, 'int64'), [1]);
+  const length = tokens.shape[1]!;
+  return length === 1 ? last : ops.add(last, ops.range(graph, subtractDims(1, length), 1));
 }
 
 /** Embedding and all layers; tokens int64 [B,T]. The stream is left as it is before the final norm. */
 function body(graph: Graph, options: ServingGraphOptions, tokens: Value, cached: boolean): Stream {
-  const { config, contextTokens } = options;
+  const { config } = options;
   const positions: Positions = { lastIndex: graph.input('last_index', 'int32', ['B']), longest: graph.input('longest', 'int32', []) };
-  const half = [contextTokens, config.headDim / 2];
-  const rope = { cos: graph.weight(ROPE_COS, 'float32', half), sin: graph.weight(ROPE_SIN, 'float32', half) };
-  let stream: Stream = { sum: embed(graph, options, tokens), pending: undefined };
+  let stream: Stream = { sum: embed(graph, options, tokens, positions, cached), pending: undefined };
   for (let layer = 0; layer < config.layers; layer++) {
-    stream = decoderLayer(new ServingLowering(graph, options, layer, positions, cached, rope), layerPrefix(layer), stream);
+    stream = decoderLayer(new ServingLowering(graph, options, layer, positions, cached), config, layerPrefix(layer), stream);
   }
   return stream;
 }
@@ -148,18 +218,23 @@ function finalNorm(graph: Graph, { config }: ServingGraphOptions, stream: Stream
     const flat = ops.reshape(value, [-1, config.hiddenSize]);
     return rows === undefined ? flat : ops.gather(flat, rows);
   };
-  const gain = graph.weight(FINAL_NORM_WEIGHT, 'float32', [config.hiddenSize]);
-  const epsilon = { epsilon: config.rmsNormEpsilon };
-  return stream.pending === undefined
-    ? ops.simplifiedLayerNorm(pick(stream.sum), gain, epsilon).y
-    : ops.skipSimplifiedLayerNorm(pick(stream.sum), pick(stream.pending), gain, epsilon).y;
+  const sum = pick(stream.sum);
+  return stream.pending === undefined ? normalize(graph, config, sum, FINAL_NORM) : normalizeSum(graph, config, sum, pick(stream.pending), FINAL_NORM).y;
+}
+
+/** Hidden [N,C], normalized → logits [N,V]. */
+function logits(graph: Graph, options: LayerOptions & Pick<ServingGraphOptions, 'config'>, hidden: Value): Value {
+  const { config } = options;
+  const z = linearLayer(graph, headLinear(config), options, hidden);
+  const divided = config.logitDivisor === undefined ? z : ops.div(z, config.logitDivisor);
+  return config.logitSoftcap === undefined ? divided : ops.mul(ops.tanh(ops.div(divided, config.logitSoftcap)), config.logitSoftcap);
 }
 
 /** One token a row: tokens int64 [B,1], last_index, longest, the cache → logits [B,V]. */
 function decodeGraph(options: ServingGraphOptions): Graph {
   const graph = new Graph(`decode.${options.adapters}`);
   const stream = body(graph, options, graph.input('tokens', 'int64', ['B', 1]), true);
-  graph.output(linearLayer(graph, headLinear(options.config), options, finalNorm(graph, options, stream, undefined)), 'logits');
+  graph.output(logits(graph, options, finalNorm(graph, options, stream, undefined)), 'logits');
   return graph;
 }
 
@@ -189,7 +264,7 @@ function hiddenGraph(name: string, options: ServingGraphOptions, cached: boolean
 function headGraph(options: LayerOptions & Pick<ServingGraphOptions, 'config'>): Graph {
   const graph = new Graph('head');
   const hidden = graph.input('hidden', 'float32', ['N', options.config.hiddenSize]);
-  graph.output(linearLayer(graph, headLinear(options.config), options, hidden), 'logits');
+  graph.output(logits(graph, options, hidden), 'logits');
   return graph;
 }
 
@@ -198,8 +273,7 @@ function scoreGraph(options: LayerOptions & Pick<ServingGraphOptions, 'config'>)
   const graph = new Graph('score');
   const hidden = graph.input('hidden', 'float32', ['N', options.config.hiddenSize]);
   const candidates = graph.input('candidates', 'int64', ['N', 'L']);
-  const logits = linearLayer(graph, headLinear(options.config), options, hidden);
-  graph.output(ops.gatherElements(ops.logSoftmax(logits, -1), candidates, 1), 'log_probabilities');
+  graph.output(ops.gatherElements(ops.logSoftmax(logits(graph, options, hidden), -1), candidates, 1), 'log_probabilities');
   return graph;
 }
 

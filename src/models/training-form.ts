@@ -8,11 +8,12 @@
  */
 import { backward, customVjp } from '../autodiff/index.js';
 import { extract, Graph, ops, type Dim, type Value } from '../onnx/index.js';
-import type { DecoderConfig } from './config.js';
-import { decoderLayer, LAYER_NORMS, LINEAR_MODULES, type DecoderLowering, type LinearModule } from './decoder.js';
+import { familyOf, layerShapes, linearShapes, rotaryWidth, type DecoderConfig } from './config.js';
+import { decoderLayer, type DecoderLowering, type LinearModule } from './decoder.js';
 import { AttentionLayers } from './training-form-attention.js';
 import { dropped, residualDropoutMask, type LayerDropout } from './training-form-dropout.js';
 import { dropoutMask, GradientSums, LinearLayers, loraA, loraB, loraMagnitude, TOKENS, type LoraKind } from './training-form-linear.js';
+import { normalized } from './training-form-norm.js';
 import { declareWeight, type FrozenWeights } from './training-form-weights.js';
 
 /** What tells one layer's graphs from another's. Names are local to the layer: 'self_attn.q_proj.weight'. */
@@ -46,25 +47,15 @@ export interface LayerSegments {
   readonly saved: readonly SavedValue[];
 }
 
-/** Parameters of one layer by local name, with shapes; LoRA matrices included. */
+/** Parameters of one layer by local name, with shapes; LoRA matrices included. The config's layers are all alike. */
 export function layerParameters(config: DecoderConfig, lora: LayerKind['lora']): Map<string, readonly number[]> {
-  const { hiddenSize: c, intermediateSize: f } = config;
-  const q = config.heads * config.headDim;
-  const kv = config.kvHeads * config.headDim;
-  const linear: Record<LinearModule, readonly [number, number]> = {
-    'self_attn.q_proj': [q, c], 'self_attn.k_proj': [kv, c], 'self_attn.v_proj': [kv, c], 'self_attn.o_proj': [c, q],
-    'mlp.gate_proj': [f, c], 'mlp.up_proj': [f, c], 'mlp.down_proj': [c, f],
-  };
-  const parameters = new Map<string, readonly number[]>(LAYER_NORMS.map((norm) => [`${norm}.weight`, [c]]));
-  for (const module of LINEAR_MODULES) {
-    const [out, input] = linear[module];
-    parameters.set(`${module}.weight`, [out, input]);
-    if (module.startsWith('mlp.') ? config.mlpBias : config.attentionBias) parameters.set(`${module}.bias`, [out]);
+  const parameters = layerShapes(config, 0);
+  for (const [module, { outputs, inputs }] of linearShapes(config, 0)) {
     const matrices = lora.get(module);
     if (matrices === undefined) continue;
-    parameters.set(loraA(module), [matrices.rank, input]);
-    parameters.set(loraB(module), [out, matrices.rank]);
-    if (matrices.dora === true) parameters.set(loraMagnitude(module), [out]);
+    parameters.set(loraA(module), [matrices.rank, inputs]);
+    parameters.set(loraB(module), [outputs, matrices.rank]);
+    if (matrices.dora === true) parameters.set(loraMagnitude(module), [outputs]);
   }
   return parameters;
 }
@@ -119,7 +110,7 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   readonly graph = new Graph('layer');
   /** Worth handing to the backward segment; everything else is cheap to recompute from these. */
   readonly kept: Value[] = [];
-  /** What the gated unit gave, once built. */
+  /** What enters down_proj, once built. */
   activation: Value | undefined;
   readonly sums = new GradientSums();
   private readonly linears: LinearLayers;
@@ -131,10 +122,10 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   ) {
     const { graph } = this;
     graph.input('x', 'float32', [TOKENS, config.hiddenSize]);
+    const half = rotaryWidth(config) / 2;
     this.attentionLayers = new AttentionLayers(config, {
       positions: graph.input('positions', 'int64', ['B', 'T']),
-      cos: graph.input('cos', 'float32', ['P', config.headDim / 2]),
-      sin: graph.input('sin', 'float32', ['P', config.headDim / 2]),
+      ...(half === 0 ? {} : { cos: graph.input('cos', 'float32', ['P', half]), sin: graph.input('sin', 'float32', ['P', half]) }),
       mask: graph.input('mask', 'float32', packed ? ['B', 1, 1, 'T', 'T'] : ['T', 'T']),
     }, dropout.attention);
     const parameters = layerParameters(config, lora);
@@ -149,13 +140,23 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   }
 
   build(): Value {
-    return this.graph.rename(decoderLayer(this, PREFIX, this.graph.value('x')), 'y');
+    return this.graph.rename(decoderLayer(this, this.config, PREFIX, this.graph.value('x')), 'y');
   }
 
-  norm(stream: Value, weight: string): Value {
-    const { y, inverseDeviation } = ops.simplifiedLayerNorm(stream, this.graph.value(local(weight)), { epsilon: this.config.rmsNormEpsilon });
-    this.keep(inverseDeviation, `${local(weight)}.inverseDeviation`);
+  read(stream: Value): Value {
+    return stream;
+  }
+
+  norm(stream: Value, name: string): Value {
+    const gain = this.graph.value(`${local(name)}.weight`);
+    const bias = this.graph.has(`${local(name)}.bias`) ? this.graph.value(`${local(name)}.bias`) : undefined;
+    const { y, statistics } = normalized(this.config, stream, gain, bias);
+    for (const [statistic, value] of Object.entries(statistics)) this.keep(value, `${local(name)}.${statistic}`);
     return y;
+  }
+
+  normOutput(x: Value, name: string): Value {
+    return this.norm(x, name);
   }
 
   project(x: Value, modules: readonly string[]): readonly Value[] {
@@ -163,8 +164,18 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
       const module = local(name) as LinearModule;
       const y = this.linears.lower(x, module);
       // DoRA keeps the sum that its magnitude multiplies; y is cheap to recompute from that.
-      return this.lora.get(module)?.dora === true ? y : this.keep(y, `${module}.output`, ['self_attn.o_proj', 'mlp.down_proj']);
+      return this.lora.get(module)?.dora === true || this.addedAsItIs(module) ? y : this.keep(y, `${module}.output`);
     });
+  }
+
+  normQueryKey(qkv: readonly Value[], names: readonly [string, string], over: 'head' | 'projection'): readonly Value[] {
+    const [q, k, v] = qkv as readonly [Value, Value, Value];
+    const [normedQ, normedK] = [[q, names[0]] as const, [k, names[1]] as const].map(([x, name]) => this.attentionLayers.normed(x, this.graph.value(`${local(name)}.weight`), over));
+    return [normedQ!, normedK!, v];
+  }
+
+  scale(x: Value, factor: number): Value {
+    return ops.mul(x, factor);
   }
 
   residual(stream: Value, delta: Value): Value {
@@ -180,32 +191,43 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
     return this.keep(this.attentionLayers.attention(q, k, v), 'self_attn.output');
   }
 
-  /** SiLU(a)·b; with s = sigmoid(a): d/da = d·b·s·(1 + a·(1 − s)), d/db = d·a·s. */
-  gatedUnit(gateUp: readonly Value[]): Value {
-    const [a, b] = gateUp as readonly [Value, Value];
-    let s: Value;
-    let silu: Value;
-    const [y] = customVjp(
-      [a, b],
-      () => {
-        s = ops.sigmoid(a);
-        silu = ops.mul(a, s);
-        return [ops.mul(silu, b)];
-      },
-      ([d], [needsA, needsB]) => {
-        const slope = (): Value => ops.add(ops.sub(silu, ops.mul(silu, s)), s);
-        return [needsA === true ? ops.mul(ops.mul(d!, b), slope()) : null, needsB === true ? ops.mul(d!, silu) : null];
-      },
-    );
-    this.activation = y;
-    return y!;
+  feedForwardUnit(values: readonly Value[]): Value {
+    const [first, up] = values as readonly [Value, Value?];
+    const silu = this.config.activation !== 'geluTanh';
+    if (up === undefined) this.activation = silu ? ops.mul(first, ops.sigmoid(first)) : ops.gelu(first, 'tanh');
+    else this.activation = silu ? siluTimes(first, up) : ops.mul(ops.gelu(first, 'tanh'), up);
+    return this.activation;
   }
 
-  private keep(value: Value, name: string, except: readonly string[] = []): Value {
-    if (except.some((module) => name === `${module}.output`)) return value;
+  /** What no norm reads before it is added to the stream needs no keeping. */
+  private addedAsItIs(module: LinearModule): boolean {
+    const { norms } = familyOf(this.config);
+    return (module === 'self_attn.o_proj' && norms.afterAttention === undefined) || (module === 'mlp.down_proj' && norms.afterFeedForward === undefined);
+  }
+
+  private keep(value: Value, name: string): Value {
     this.kept.push(this.graph.rename(value, name));
     return value;
   }
+}
+
+/** SiLU(a)·b; with s = sigmoid(a): d/da = d·b·s·(1 + a·(1 − s)), d/db = d·a·s. */
+function siluTimes(a: Value, b: Value): Value {
+  let s: Value;
+  let silu: Value;
+  const [y] = customVjp(
+    [a, b],
+    () => {
+      s = ops.sigmoid(a);
+      silu = ops.mul(a, s);
+      return [ops.mul(silu, b)];
+    },
+    ([d], [needsA, needsB]) => {
+      const slope = (): Value => ops.add(ops.sub(silu, ops.mul(silu, s)), s);
+      return [needsA === true ? ops.mul(ops.mul(d!, b), slope()) : null, needsB === true ? ops.mul(d!, silu) : null];
+    },
+  );
+  return y!;
 }
 
 function local(name: string): string {

@@ -20,6 +20,6 @@ export function checkShapes(path: string, expected: Shapes, found: Shapes): void
   }
   const extra = [...found.keys()].filter((name) => !expected.has(name));
   if (extra.length > 0) {
-    throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${path} has ${extra.length} tensors that the Llama family doesn't: ${some(extra)}`);
+    throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${path} has ${extra.length} tensors that its config has no place for: ${some(extra)}`);
   }
 }

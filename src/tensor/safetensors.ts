@@ -159,17 +159,13 @@ export function parseSafetensors(bytes: Uint8Array, label = 'the upload'): Map<s
   return out;
 }
 
-/** Reads one F32, F16, BF16 or F64 tensor as float32, by pieces that let the event loop run. */
-export async function readTensorFloat32(file: SafetensorsFile, name: string, handle: FileHandle): Promise<Float32Array> {
+/** Reads one F32, F16, BF16 or F64 tensor, or `count` elements of it from `first` on, as float32, by pieces that let the event loop run. */
+export async function readTensorFloat32(file: SafetensorsFile, name: string, handle: FileHandle, part?: { readonly first: number; readonly count: number }): Promise<Float32Array> {
   const entry = file.tensors.get(name);
   if (entry === undefined) throw new LoricaError('NOT_FOUND', 'CHECKPOINT_MISSING', `${file.path} has no tensor "${name}"`);
-  const stored = {
-    name,
-    offsetBytes: entry.offsetBytes,
-    elements: elementCount(entry.shape),
-    blockElements: 1,
-    blockBytes: DTYPES[entry.dtype].bytes,
-  };
+  const blockBytes = DTYPES[entry.dtype].bytes;
+  const { first, count } = part ?? { first: 0, count: elementCount(entry.shape) };
+  const stored = { name, offsetBytes: entry.offsetBytes + first * blockBytes, elements: count, blockElements: 1, blockBytes };
   const convert = (bytes: Uint8Array, out: Float32Array): void => {
     const data = new DTYPES[entry.dtype].array(bytes.buffer, bytes.byteOffset, out.length);
     out.set(toFloat32({ dtype: entry.dtype, shape: [out.length], data }));

@@ -2,6 +2,7 @@
  * Memory of activations: buffers of [capacity, width] rows that are viewed at the size of the current micro-batch and grow when a
  * larger one comes. Views are made once per size, so that bindings which use them need no rebinding while the size stays.
  */
+import { attentionKinds, ropeTables, rotaryWidth, type AttentionKind, type DecoderConfig } from '../models/config.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 import type { Place } from './batches.js';
 
@@ -53,15 +54,21 @@ export class Activations {
   }
 }
 
+/** What attention of one kind of layer takes. */
+export interface AttentionShapeInputs {
+  /** float32 [T, rotaryWidth/2]; absent where positions are learned. */
+  readonly cos?: Tensor;
+  readonly sin?: Tensor;
+  /** float32 [T,T], or [B,1,1,T,T] of packed rows, added to attention scores: 0 where row may see column, else a number that no softmax survives. */
+  readonly mask: Tensor;
+}
+
 /** What depends only on the micro-batch's shape. */
 export interface ShapeInputs {
   /** int64 [B,T], 0 … T−1 in every row. */
   readonly positions: Tensor;
-  /** float32 [T, D/2]. */
-  readonly cos: Tensor;
-  readonly sin: Tensor;
-  /** float32 [T,T], or [B,1,1,T,T] of packed rows, added to attention scores: 0 where row may see column, else a number that no softmax survives. */
-  readonly mask: Tensor;
+  /** By the name of the layers' AttentionKind. */
+  readonly attention: ReadonlyMap<AttentionKind['name'], AttentionShapeInputs>;
 }
 
 const MASKED = -1e30;
@@ -91,16 +98,27 @@ export function packedMask(rows: number, length: number, places: readonly Place[
   return mask;
 }
 
+interface KindOfLayers {
+  readonly name: AttentionKind['name'];
+  readonly windowTokens: number | undefined;
+  readonly tables: { readonly cos: Tensor; readonly sin: Tensor } | undefined;
+}
+
 /** Makes the inputs of a shape once; the oldest of 16 shapes is forgotten. */
 export class ShapeInputsCache {
   private readonly shapes = new Map<string, ShapeInputs>();
-  private readonly cos: Tensor;
-  private readonly sin: Tensor;
+  private readonly kinds: readonly KindOfLayers[];
+  private readonly halfWidth: number;
 
-  constructor(private readonly runtime: Runtime, tables: { cos: Float32Array; sin: Float32Array }, private readonly halfWidth: number, private readonly slidingWindowTokens: number | undefined) {
-    const shape = [tables.cos.length / halfWidth, halfWidth];
-    this.cos = runtime.from(tables.cos, 'float32', shape);
-    this.sin = runtime.from(tables.sin, 'float32', shape);
+  /** `maxLengthTokens`: how many positions a row can have; a scaling of rotary positions may depend on it. */
+  constructor(private readonly runtime: Runtime, config: DecoderConfig, maxLengthTokens: number) {
+    this.halfWidth = rotaryWidth(config) / 2;
+    const shape = [maxLengthTokens, this.halfWidth];
+    this.kinds = attentionKinds(config).map(({ name, windowTokens, rope }) => {
+      if (this.halfWidth === 0) return { name, windowTokens, tables: undefined };
+      const { cos, sin } = ropeTables({ headDim: config.headDim, rotaryDim: rotaryWidth(config), ...rope }, maxLengthTokens);
+      return { name, windowTokens, tables: { cos: runtime.from(cos, 'float32', shape), sin: runtime.from(sin, 'float32', shape) } };
+    });
   }
 
   get(rows: number, length: number): ShapeInputs {
@@ -116,14 +134,7 @@ export class ShapeInputsCache {
     const positions = this.runtime.empty('int64', [rows, length]);
     const data = positions.data as BigInt64Array;
     for (let i = 0; i < data.length; i++) data[i] = BigInt(i % length);
-    const inputs = {
-      positions,
-      cos: this.cos.view([length, this.halfWidth]),
-      sin: this.sin.view([length, this.halfWidth]),
-      mask: this.runtime.from(causalMask(length, this.slidingWindowTokens), 'float32', [length, length]),
-    };
-    this.shapes.set(key, inputs);
-    return inputs;
+    return this.keep(key, positions, length, (windowTokens) => this.runtime.from(causalMask(length, windowTokens), 'float32', [length, length]));
   }
 
   /** Inputs of packed rows: positions from 0 in every sequence, and masks of their own. Good until the next call. */
@@ -133,25 +144,32 @@ export class ShapeInputsCache {
     const positions = this.runtime.empty('int64', [rows, length]);
     const data = positions.data as BigInt64Array;
     for (const { start, length: size } of places) for (let t = 0; t < size; t++) data[start + t] = BigInt(t);
-    const inputs = {
-      positions,
-      cos: this.cos.view([length, this.halfWidth]),
-      sin: this.sin.view([length, this.halfWidth]),
-      mask: this.runtime.from(packedMask(rows, length, places, this.slidingWindowTokens), 'float32', [rows, 1, 1, length, length]),
-    };
-    this.shapes.set(key, inputs);
-    return inputs;
+    return this.keep(key, positions, length, (windowTokens) => this.runtime.from(packedMask(rows, length, places, windowTokens), 'float32', [rows, 1, 1, length, length]));
   }
 
   dispose(): void {
     for (const key of [...this.shapes.keys()]) this.forget(key);
-    this.cos.dispose();
-    this.sin.dispose();
+    for (const { tables } of this.kinds) {
+      tables?.cos.dispose();
+      tables?.sin.dispose();
+    }
+  }
+
+  private keep(key: string, positions: Tensor, length: number, mask: (windowTokens: number | undefined) => Tensor): ShapeInputs {
+    const view = (table: Tensor): Tensor => table.view([length, this.halfWidth]);
+    const attention = new Map(this.kinds.map(({ name, windowTokens, tables }) => {
+      const rotary = tables === undefined ? {} : { cos: view(tables.cos), sin: view(tables.sin) };
+      return [name, { ...rotary, mask: mask(windowTokens) }] as const;
+    }));
+    const inputs = { positions, attention };
+    this.shapes.set(key, inputs);
+    return inputs;
   }
 
   private forget(key: string): void {
-    const inputs = this.shapes.get(key)!;
-    for (const tensor of [inputs.positions, inputs.cos, inputs.sin, inputs.mask]) tensor.dispose();
+    const { positions, attention } = this.shapes.get(key)!;
+    positions.dispose();
+    for (const { cos, sin, mask } of attention.values()) for (const tensor of [cos, sin, mask]) tensor?.dispose();
     this.shapes.delete(key);
   }
 }

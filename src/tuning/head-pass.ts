@@ -3,7 +3,8 @@
  * is the language model's or a classification head.
  * Invariant: gradients of a tied embedding get the head's part first (written or added), then the lookup's (added).
  */
-import { CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT } from '../models/decoder.js';
+import { weightShapes, type DecoderConfig } from '../models/config.js';
+import { CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, FINAL_NORM_BIAS, FINAL_NORM_WEIGHT, HEAD_WEIGHT, POSITION_WEIGHT } from '../models/decoder.js';
 import { EMBEDDING_DROPOUT_MASK } from '../models/training-form-dropout.js';
 import { embeddingGradientSegment, embeddingSegment, headSegment, logitsSegment, scatterRowsSegment, type HeadKind } from '../models/training-form-ends.js';
 import type { Binding, Runtime, Session, Tensor } from '../runtime/index.js';
@@ -28,16 +29,27 @@ interface Step {
   readonly binding: Binding;
 }
 
+/** Gradient of a table by the places where its rows entered the stream. */
+interface Lookup extends Step {
+  readonly of: 'tokens' | 'positions';
+  readonly gradient: Tensor;
+  /** A tied head writes the gradient first. */
+  readonly writtenBefore: boolean;
+}
+
+/** A classification head's scores are neither divided nor capped. */
+function withPlainLogits(config: DecoderConfig): DecoderConfig {
+  const { logitDivisor: _divisor, logitSoftcap: _cap, ...rest } = config;
+  return rest;
+}
+
 export class HeadPass {
   private constructor(
     private readonly runtime: Runtime,
     private readonly hiddenSize: number,
     private readonly kind: Omit<HeadKind, 'adding'>,
-    /** The head has written the embedding's gradient when the lookup's turn comes. */
-    private readonly headWritesEmbedding: boolean,
-    private readonly embeddingGradient: Tensor | undefined,
     private readonly steps: Readonly<Record<'embed' | 'losses' | 'write' | 'add' | 'scatter' | 'logits', Step>>,
-    private readonly embedBack: Step | undefined,
+    private readonly lookups: readonly Lookup[],
   ) {}
 
   /** `inputGradient`: something below the head is trained; `dropoutScale`: what kept embeddings are multiplied by, where some are dropped. */
@@ -48,42 +60,55 @@ export class HeadPass {
     const headName = choice === 'classification' ? CLASSIFICATION_HEAD_WEIGHT : tied ? EMBEDDING_WEIGHT : HEAD_WEIGHT;
     const table = await model.tensor(EMBEDDING_WEIGHT);
     const head = tied ? table : await model.tensor(headName);
-    const gain = await model.tensor(FINAL_NORM_WEIGHT);
+    const shapes = weightShapes(config);
+    const norm = { gain: await model.tensor(FINAL_NORM_WEIGHT), ...(shapes.has(FINAL_NORM_BIAS) ? { bias: await model.tensor(FINAL_NORM_BIAS) } : {}) };
     const outputs = head.shape[0]!;
-    const kind = { outputs, trainHead: parameters?.has(headName) === true, trainNorm: parameters?.has(FINAL_NORM_WEIGHT) === true, inputGradient };
+    const trained = (name: string): boolean => parameters?.has(name) === true;
+    const kind = { outputs, trainHead: trained(headName), trainNorm: trained(FINAL_NORM_WEIGHT), trainNormBias: trained(FINAL_NORM_BIAS), inputGradient };
+    const gradients: Readonly<Record<string, Tensor>> = {
+      ...(kind.trainHead ? { head: parameters!.gradient(headName) } : {}),
+      ...(kind.trainNorm ? { norm: parameters!.gradient(FINAL_NORM_WEIGHT) } : {}),
+      ...(kind.trainNormBias ? { normBias: parameters!.gradient(FINAL_NORM_BIAS) } : {}),
+    };
     const bound = async (key: string, build: () => ReturnType<typeof embeddingSegment>, tensors: Readonly<Record<string, Tensor>>): Promise<Step> => {
       const session = await lease.session(key, build);
       const binding = session.binding();
       for (const { name } of session.inputs) if (tensors[name] !== undefined) binding.input(name, tensors[name]);
       return { session, binding };
     };
-    const sums = {
-      ...(kind.trainHead ? { 'sum.head': parameters!.gradient(headName) } : {}),
-      ...(kind.trainNorm ? { 'sum.norm': parameters!.gradient(FINAL_NORM_WEIGHT) } : {}),
-    };
+    const sums = Object.fromEntries(Object.entries(gradients).map(([name, gradient]) => [`sum.${name}`, gradient]));
+    const scored = choice === 'languageModel' ? config : withPlainLogits(config);
     const headStep = async (step: HeadKind): Promise<Step> => {
-      const made = await bound(`head:${JSON.stringify(step)}`, () => headSegment(config, step), { table: head, gain, ...sums });
-      if (step.trainHead) made.binding.output('gradient.head', parameters!.gradient(headName));
-      if (step.trainNorm) made.binding.output('gradient.norm', parameters!.gradient(FINAL_NORM_WEIGHT));
+      const made = await bound(`head:${choice}:${JSON.stringify(step)}`, () => headSegment(scored, step), { table: head, ...norm, ...sums });
+      if (step.trainHead) made.binding.output('gradient.head', gradients['head']!);
+      if (step.trainNorm) made.binding.output('gradient.norm', gradients['norm']!);
+      if (step.trainNormBias === true) made.binding.output('gradient.normBias', gradients['normBias']!);
       return made;
     };
+    const positions: Readonly<Record<string, Tensor>> = shapes.has(POSITION_WEIGHT) ? { position_table: await model.tensor(POSITION_WEIGHT) } : {};
     const steps = {
-      embed: await bound(`embedding:${dropoutScale ?? ''}`, () => embeddingSegment(config, dropoutScale), { table }),
+      embed: await bound(`embedding:${dropoutScale ?? ''}`, () => embeddingSegment(config, dropoutScale), { table, ...positions }),
       losses: await headStep({ outputs, trainHead: false, trainNorm: false, inputGradient: false, adding: false }),
       write: await headStep({ ...kind, adding: false }),
       add: await headStep({ ...kind, adding: true }),
       scatter: await bound('scatter-rows', () => scatterRowsSegment(config), {}),
-      logits: await bound(`logits:${outputs}`, () => logitsSegment(config, outputs), { gain, table: head }),
+      logits: await bound(`logits:${choice}:${outputs}`, () => logitsSegment(scored, outputs), { ...norm, table: head }),
     };
-    const embeddingGradient = parameters?.has(EMBEDDING_WEIGHT) === true ? parameters.gradient(EMBEDDING_WEIGHT) : undefined;
-    const embedBack = embeddingGradient === undefined ? undefined : await bound(`embedding-gradient:${dropoutScale ?? ''}`, () => embeddingGradientSegment(config, dropoutScale), { sum: embeddingGradient });
-    return new HeadPass(runtime, config.hiddenSize, kind, tied, embeddingGradient, steps, embedBack);
+    const lookup = async (of: Lookup['of'], name: string, writtenBefore: boolean): Promise<Lookup[]> => {
+      if (!trained(name)) return [];
+      const gradient = parameters!.gradient(name);
+      const step = await bound(`embedding-gradient:${of}:${dropoutScale ?? ''}`, () => embeddingGradientSegment(config, dropoutScale, of), { sum: gradient });
+      return [{ of, gradient, writtenBefore, ...step }];
+    };
+    const lookups = [...(await lookup('tokens', EMBEDDING_WEIGHT, tied)), ...(await lookup('positions', POSITION_WEIGHT, false))];
+    return new HeadPass(runtime, config.hiddenSize, kind, steps, lookups);
   }
 
-  /** tokens [B,T] → x [B·T, C]; `mask` [B·T, C] where embeddings are dropped. */
-  async embed(tokens: Tensor, x: Tensor, mask: Tensor | undefined, signal: AbortSignal | undefined): Promise<void> {
+  /** tokens [B,T] at positions [B,T] → x [B·T, C]; `mask` [B·T, C] where embeddings are dropped. */
+  async embed(tokens: Tensor, positions: Tensor, x: Tensor, mask: Tensor | undefined, signal: AbortSignal | undefined): Promise<void> {
     const { session, binding } = this.steps.embed;
     binding.input('tokens', tokens).output('y', x);
+    if (session.inputs.some(({ name }) => name === 'positions')) binding.input('positions', positions);
     if (mask !== undefined) binding.input(EMBEDDING_DROPOUT_MASK, mask);
     await session.run(binding, { lane, signal });
   }
@@ -135,20 +160,28 @@ export class HeadPass {
     }
   }
 
-  /** Adds the lookup's part to the embedding's gradient. dx [M,C] is the gradient of the first layer's input, `mask` as in the lookup. */
-  async embedGradient(batch: MicroBatch, dx: Tensor, adding: boolean, mask: Tensor | undefined, signal: AbortSignal | undefined): Promise<void> {
-    if (this.embedBack === undefined || this.embeddingGradient === undefined) return;
-    const { session, binding } = this.embedBack;
-    // A tied head has written this gradient already; another embedding starts a step from zero.
-    if (!adding && !this.headWritesEmbedding) this.embeddingGradient.f32().fill(0);
-    const tokens = this.runtime.from(batch.tokens, 'int64', [batch.tokens.length]);
-    binding.output('gradient', this.embeddingGradient);
+  /**
+   * Adds the lookups' parts to the gradients of the embedding and of learned positions. dx [M,C] is the gradient of the first layer's
+   * input, `positions` [B,T] and `mask` are as in the lookup.
+   */
+  async embedGradient(batch: MicroBatch, positions: Tensor, dx: Tensor, adding: boolean, mask: Tensor | undefined, signal: AbortSignal | undefined): Promise<void> {
+    for (const lookup of this.lookups) {
+      // A table that has no gradient yet starts a step from zero.
+      if (!adding && !lookup.writtenBefore) lookup.gradient.f32().fill(0);
+      const indices = lookup.of === 'tokens' ? batch.tokens : (positions.data as BigInt64Array);
+      await this.lookupGradient(lookup, indices, dx, mask, signal);
+    }
+  }
+
+  private async lookupGradient({ session, binding, gradient }: Lookup, indices: BigInt64Array, dx: Tensor, mask: Tensor | undefined, signal: AbortSignal | undefined): Promise<void> {
+    const all = this.runtime.from(indices, 'int64', [indices.length]);
+    binding.output('gradient', gradient);
     try {
-      for (let start = 0; start < batch.tokens.length; start += EMBEDDING_ROWS) {
-        const size = Math.min(EMBEDDING_ROWS, batch.tokens.length - start);
-        const ids = [...new Set(batch.tokens.subarray(start, start + size))];
+      for (let start = 0; start < indices.length; start += EMBEDDING_ROWS) {
+        const size = Math.min(EMBEDDING_ROWS, indices.length - start);
+        const ids = [...new Set(indices.subarray(start, start + size))];
         const distinct = this.runtime.from(ids, 'int64', [ids.length]);
-        const piece = tokens.view([size], start);
+        const piece = all.view([size], start);
         const dy = dx.view([size, this.hiddenSize], start * this.hiddenSize);
         const kept = mask?.view([size, this.hiddenSize], start * this.hiddenSize);
         binding.input('tokens', piece).input('distinct', distinct).input('dy', dy);
@@ -157,7 +190,7 @@ export class HeadPass {
         for (const tensor of [distinct, piece, dy, kept]) tensor?.dispose();
       }
     } finally {
-      tokens.dispose();
+      all.dispose();
     }
   }
 
@@ -185,7 +218,7 @@ export class HeadPass {
   }
 
   dispose(): void {
-    for (const { binding } of [...Object.values(this.steps), ...(this.embedBack === undefined ? [] : [this.embedBack])]) binding.dispose();
+    for (const { binding } of [...Object.values(this.steps), ...this.lookups]) binding.dispose();
   }
 }
 

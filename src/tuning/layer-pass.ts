@@ -2,7 +2,7 @@
  * One decoder layer of a pass: the sessions of its kind with this layer's tensors bound once. Layers of the same kind share sessions;
  * activations are bound anew only when the micro-batch's size changes.
  */
-import { configOfLayer, type DecoderConfig } from '../models/config.js';
+import { attentionKind, configOfLayer, type AttentionKind, type DecoderConfig } from '../models/config.js';
 import { layerPrefix, LINEAR_MODULES, type LinearModule } from '../models/decoder.js';
 import { ACTIVATION, layerForward, layerParameters, layerSegments, type LayerKind, type LayerSegments } from '../models/training-form.js';
 import { ATTENTION_DROPOUT_MASK, residualDropoutMask, type LayerDropout } from '../models/training-form-dropout.js';
@@ -57,6 +57,7 @@ const lane = 'training';
 export class LayerPass {
   private constructor(
     private readonly index: number,
+    private readonly attention: AttentionKind['name'],
     private readonly hiddenSize: number,
     private readonly forwardStep: Step,
     private readonly backwardStep: Step | undefined,
@@ -71,6 +72,7 @@ export class LayerPass {
   /** `lowest`: index of the lowest layer below which nothing is trained (−1 when the embedding is); layers under it run forward only. */
   static async create(lease: BaseLease, model: StageModel, index: number, lowest: number, options: LayerOptions, masks: DropoutMasks): Promise<LayerPass> {
     const config = configOfLayer(model.config, index);
+    const attention = attentionKind(model.config, index).name;
     const kind = kindOf(config, lease, model, index, lowest, options, masks);
     const tensors = await layerTensors(config, lease, model, index, kind);
     const dropout = `${kind.dropout?.attention ?? ''}/${kind.dropout?.residual ?? ''}`;
@@ -85,7 +87,7 @@ export class LayerPass {
     };
     if (index < lowest || model.parameters === undefined) {
       const session = await lease.session(`layer:${config.intermediateSize}:${lora}:${options.packed}:${dropout}:${frozen}:${options.activation === true}`, () => layerForward(config, { ...kind, activation: options.activation === true }));
-      return new LayerPass(index, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks, options.activation === true ? config.intermediateSize : undefined);
+      return new LayerPass(index, attention, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks, options.activation === true ? config.intermediateSize : undefined);
     }
     const segments = layerSegments(config, kind);
     const key = `${config.intermediateSize}:${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}:${dropout}:${frozen}`;
@@ -97,7 +99,7 @@ export class LayerPass {
       backward.binding.output(`gradient.${local}`, gradient);
       adding.binding.output(`gradient.${local}`, gradient).input(`sum.${local}`, gradient);
     }
-    return new LayerPass(index, config.hiddenSize, forward, backward, adding, segments.saved, kind.inputGradient, masks, undefined);
+    return new LayerPass(index, attention, config.hiddenSize, forward, backward, adding, segments.saved, kind.inputGradient, masks, undefined);
   }
 
   /** x [M,C] → y [M,C]; what the backward segment wants goes into this layer's buffers. */
@@ -131,7 +133,7 @@ export class LayerPass {
   }
 
   private bindShape({ session, binding }: Step, x: Tensor, shape: ShapeInputs): void {
-    const given: Readonly<Record<string, Tensor>> = { x, positions: shape.positions, cos: shape.cos, sin: shape.sin, mask: shape.mask };
+    const given: Readonly<Record<string, Tensor | undefined>> = { x, positions: shape.positions, ...shape.attention.get(this.attention) };
     for (const { name } of session.inputs) {
       const tensor = given[name];
       if (tensor !== undefined) binding.input(name, tensor);

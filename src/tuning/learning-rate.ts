@@ -9,7 +9,7 @@
  */
 import { invalidFields } from '../common/errors.js';
 import type { DecoderConfig } from '../models/config.js';
-import { CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT } from '../models/decoder.js';
+import { CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, POSITION_WEIGHT } from '../models/decoder.js';
 import { matchesName } from './name-pattern.js';
 import type { ResolvedStage } from './specification.js';
 
@@ -56,7 +56,7 @@ function automaticRates(rate: number, parameters: ReadonlyMap<string, readonly n
 
 /** 0 for the top layer, the final norm and a head of its own; one more for each layer below; the embedding lies below layer 0. */
 function layersBelowTop(name: string, { layers }: DecoderConfig): number {
-  if (name === EMBEDDING_WEIGHT) return layers;
+  if (name === EMBEDDING_WEIGHT || name === POSITION_WEIGHT) return layers;
   const index = /^model\.layers\.(\d+)\./.exec(name)?.[1];
   return index === undefined ? 0 : layers - 1 - Number(index);
 }

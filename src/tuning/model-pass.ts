@@ -3,8 +3,7 @@
  * bounded by what is kept between segments and other lanes run in between. Invariant: layers below the lowest trained one keep
  * nothing and get no backward run.
  */
-import { ropeTables } from '../models/config.js';
-import { EMBEDDING_WEIGHT, layerPrefix } from '../models/decoder.js';
+import { EMBEDDING_WEIGHT, layerPrefix, POSITION_WEIGHT } from '../models/decoder.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 import { Activations, ShapeInputsCache, type ShapeInputs } from './activations.js';
 import type { MicroBatch } from './batches.js';
@@ -62,7 +61,7 @@ export class ModelPass {
     const masks = new DropoutMasks(runtime, config, model.dropout);
     const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel', masks.scale(EMBEDDING_PLACE));
     for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true, activation: options.activationsOf?.has(i) === true }, masks));
-    const shapes = new ShapeInputsCache(runtime, ropeTables(config, options.maxLengthTokens), config.headDim / 2, config.slidingWindowTokens);
+    const shapes = new ShapeInputsCache(runtime, config, options.maxLengthTokens);
     const trained = (model.parameters?.names ?? []).map((name) => [name, model.parameters!.value(name).shape] as const);
     const mostTokens = layerTokens(config, trained, options.savedActivations === 'layer');
     return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens, mostTokens);
@@ -93,7 +92,7 @@ export class ModelPass {
       await this.layers[i]!.backward(this.input(i), dy, dx, adding, shape, this.activations, signal);
       [dy, dx] = [dx, dy];
     }
-    await this.head.embedGradient(batch, dy, adding, this.masks.get(EMBEDDING_PLACE), signal);
+    await this.head.embedGradient(batch, shape.positions, dy, adding, this.masks.get(EMBEDDING_PLACE), signal);
     return losses;
   }
 
@@ -132,7 +131,7 @@ export class ModelPass {
   private async forward(batch: Pick<MicroBatch, 'rows' | 'length' | 'tokens'>, shape: ShapeInputs, signal: AbortSignal | undefined, after?: (layer: number) => void): Promise<Tensor> {
     const tokens = this.runtime.from(batch.tokens, 'int64', [batch.rows, batch.length]);
     try {
-      await this.head.embed(tokens, this.input(0), this.masks.get(EMBEDDING_PLACE), signal);
+      await this.head.embed(tokens, shape.positions, this.input(0), this.masks.get(EMBEDDING_PLACE), signal);
     } finally {
       tokens.dispose();
     }
@@ -157,7 +156,7 @@ export class ModelPass {
 function lowestTrained(model: StageModel, layers: number): number {
   const { parameters } = model;
   if (parameters === undefined) return layers;
-  if (parameters.has(EMBEDDING_WEIGHT)) return -1;
+  if (parameters.has(EMBEDDING_WEIGHT) || parameters.has(POSITION_WEIGHT)) return -1;
   for (let i = 0; i < layers; i++) if (parameters.names.some((name) => name.startsWith(`${layerPrefix(i)}.`))) return i;
   return layers;
 }

@@ -4,8 +4,8 @@
  * full and by LoRA. It must not read weights.
  */
 import { invalidFields, type FieldViolation } from '../common/errors.js';
-import { weightShapes, type DecoderConfig } from '../models/config.js';
-import { ATTENTION_MODULES, CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, FEED_FORWARD_MODULES, FINAL_NORM_WEIGHT, HEAD_WEIGHT, LAYER_NORMS, LINEAR_MODULES, layerPrefix, type LinearModule } from '../models/decoder.js';
+import { linearShapes, normShapes, weightShapes, type DecoderConfig } from '../models/config.js';
+import { ATTENTION_MODULES, CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, FEED_FORWARD_MODULES, FINAL_NORM_BIAS, FINAL_NORM_WEIGHT, HEAD_WEIGHT, layerPrefix, POSITION_WEIGHT, type LinearModule } from '../models/decoder.js';
 import { matchesModule, matchesName } from './name-pattern.js';
 import type { Component, Layers, LoraSelection, TrainableSelection } from './specification.js';
 
@@ -70,7 +70,7 @@ class Resolver {
         const { layers } = selection;
         if (!Number.isInteger(layers) || layers < 1 || layers > this.config.layers) { this.violate(`${path}.layers`, `must be 1 to ${this.config.layers}, not ${layers}`); return; }
         for (let i = this.config.layers - layers; i < this.config.layers; i++) this.trainLayer(i);
-        if (selection.includeNorm === true) this.train([FINAL_NORM_WEIGHT]);
+        if (selection.includeNorm === true) this.trainPresent(FINAL_NORM_WEIGHT, FINAL_NORM_BIAS);
         if (selection.includeHead === true) this.train([this.head]);
         return;
       }
@@ -111,8 +111,8 @@ class Resolver {
       case 'feedForward':
         { indices.forEach((i) => this.trainModules(i, FEED_FORWARD_MODULES)); return; }
       case 'norms':
-        this.train(indices.flatMap((i) => LAYER_NORMS.map((norm) => `${layerPrefix(i)}.${norm}.weight`)));
-        if (layers === undefined) this.train([FINAL_NORM_WEIGHT]);
+        this.train(indices.flatMap((i) => [...normShapes(this.config).keys()].map((norm) => `${layerPrefix(i)}.${norm}`)));
+        if (layers === undefined) this.trainPresent(FINAL_NORM_WEIGHT, FINAL_NORM_BIAS);
         return;
       case 'biases': {
         const biases = indices.flatMap((i) => this.names.filter((name) => name.startsWith(`${layerPrefix(i)}.`) && name.endsWith('.bias')));
@@ -121,7 +121,7 @@ class Resolver {
         return;
       }
       case 'embeddings':
-        { this.train([EMBEDDING_WEIGHT]); return; }
+        { this.trainPresent(EMBEDDING_WEIGHT, POSITION_WEIGHT); return; }
       case 'head':
         { this.train([this.head]); return; }
     }
@@ -140,9 +140,10 @@ class Resolver {
     if (!(dropout >= 0 && dropout <= MOST_DROPOUT)) this.violate(`${path}.dropout`, `must be 0 to ${MOST_DROPOUT}, not ${dropout}`);
     modulePatterns.forEach((part, i) => this.rankAndAlpha(part.rank ?? rank, part.alpha ?? alpha, `${path}.modulePatterns[${i}]`));
     const modules = new Set<LinearModule>();
-    (selection.targetModules ?? LINEAR_MODULES).forEach((target, i) => {
-      const found = LINEAR_MODULES.filter((module) => module === target || module.endsWith(`.${target}`));
-      if (found.length === 0) this.violate(`${path}.targetModules[${i}]`, `'${target}' is not one of ${LINEAR_MODULES.map((m) => m.split('.')[1]).join(', ')}`);
+    const linear = [...linearShapes(this.config, 0).keys()];
+    (selection.targetModules ?? linear).forEach((target, i) => {
+      const found = linear.filter((module) => module === target || module.endsWith(`.${target}`));
+      if (found.length === 0) this.violate(`${path}.targetModules[${i}]`, `'${target}' is not one of ${linear.map((m) => m.split('.')[1]).join(', ')}`);
       for (const module of found) modules.add(module);
     });
     if (selection.targetModules?.length === 0) this.violate(`${path}.targetModules`, 'names no module');
@@ -212,6 +213,11 @@ class Resolver {
 
   private trainModules(layer: number, modules: readonly string[]): void {
     for (const module of modules) this.train(this.names.filter((name) => name.startsWith(`${layerPrefix(layer)}.${module}.`)));
+  }
+
+  /** Those of the names that the model has. */
+  private trainPresent(...names: readonly string[]): void {
+    this.train(names.filter((name) => this.names.includes(name)));
   }
 
   private train(names: readonly string[]): void {

@@ -47,12 +47,13 @@ describe('parseHfConfig', () => {
   });
 
   test.each<[string, object, RegExp]>([
-    ['another architecture', { model_type: 'qwen2' }, /architecture "qwen2"/],
+    ['another architecture', { model_type: 'falcon' }, /architecture "falcon"/],
+    ['a class of another family', { model_type: 'qwen2' }, /architecture "LlamaForCausalLM"/],
     ['no architecture', { model_type: undefined }, /architecture/],
     ['a class that is no language model', { architectures: ['LlamaForSequenceClassification'] }, /"LlamaForSequenceClassification"/],
     ['another activation', { hidden_act: 'gelu' }, /hidden_act "gelu"/],
     ['quantized weights', { quantization_config: { quant_method: 'bitsandbytes' } }, /quantization_config \(bitsandbytes\)/],
-    ['yarn', { rope_scaling: { type: 'yarn', factor: 4 } }, /rope_scaling type "yarn"/],
+    ['mrope', { rope_scaling: { type: 'mrope' } }, /rope_scaling type "mrope"/],
     ['dynamic scaling', { rope_scaling: { rope_type: 'dynamic', factor: 4 } }, /"dynamic"/],
     ['partial rotary', { partial_rotary_factor: 0.5 }, /partial_rotary_factor 0.5/],
   ])('refuses %s by name', (_name, change, why) => {

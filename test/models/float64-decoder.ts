@@ -1,6 +1,6 @@
 /** A decoder in float64 on plain arrays, for tests of exact properties: every sum runs in index order, whatever the widths. */
 import { ropeTables, type DecoderConfig } from '../../src/models/config.js';
-import { decoderLayer, EMBEDDING_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT, layerPrefix, type DecoderLowering } from '../../src/models/decoder.js';
+import { decoderLayer, EMBEDDING_WEIGHT, FINAL_NORM, HEAD_WEIGHT, layerPrefix, type DecoderLowering } from '../../src/models/decoder.js';
 
 /** [T][width] */
 type Rows = readonly Float64Array[];
@@ -37,7 +37,7 @@ export function float64Decoder(config: DecoderConfig, weight: (name: string) => 
   const norm = (stream: Rows, name: string): Rows =>
     stream.map((row) => {
       const deviation = Math.sqrt(row.reduce((sum, value) => sum + value * value, 0) / row.length + config.rmsNormEpsilon);
-      return row.map((value, i) => (value / deviation) * need(name)[i]!);
+      return row.map((value, i) => (value / deviation) * need(`${name}.weight`)[i]!);
     });
   const rotate = (x: Rows): Rows => {
     const { cos, sin } = ropeTables(config, x.length);
@@ -50,8 +50,15 @@ export function float64Decoder(config: DecoderConfig, weight: (name: string) => 
       }),
     );
   };
+  const llamaHasNone = (): never => {
+    throw new Error('not a step of the Llama family');
+  };
   const lowering: DecoderLowering<Rows, Rows> = {
     norm,
+    read: llamaHasNone,
+    normOutput: llamaHasNone,
+    normQueryKey: llamaHasNone,
+    scale: llamaHasNone,
     project: (x, modules) => modules.map((module) => linear(x, need(`${module}.weight`), weight(`${module}.bias`))),
     attention([q, k, v]) {
       const [query, key] = [rotate(q!), rotate(k!)];
@@ -70,7 +77,7 @@ export function float64Decoder(config: DecoderConfig, weight: (name: string) => 
         return out;
       });
     },
-    gatedUnit([gate, up]) {
+    feedForwardUnit([gate, up]) {
       const out = gate!.map((row, t) => row.map((value, i) => (value / (1 + Math.exp(-value))) * up![t]![i]!));
       activations.push(out);
       return out;
@@ -87,8 +94,8 @@ export function float64Decoder(config: DecoderConfig, weight: (name: string) => 
       const c = config.hiddenSize;
       let stream: Rows = tokens.map((token) => Float64Array.from(embedding.subarray(token * c, (token + 1) * c)));
       streams.push(stream);
-      for (let layer = 0; layer < config.layers; layer++) streams.push((stream = decoderLayer(lowering, layerPrefix(layer), stream)));
-      return linear(norm(stream, FINAL_NORM_WEIGHT), config.tieWordEmbeddings ? embedding : need(HEAD_WEIGHT), undefined);
+      for (let layer = 0; layer < config.layers; layer++) streams.push((stream = decoderLayer(lowering, config, layerPrefix(layer), stream)));
+      return linear(norm(stream, FINAL_NORM), config.tieWordEmbeddings ? embedding : need(HEAD_WEIGHT), undefined);
     },
   };
 }

@@ -14,7 +14,8 @@ export interface RotaryOptions {
 
 /**
  * Rotates each head by its position's angles (Su et al. 2021). x [B,T,H·D] or [B,H,T,D]; positions int64 [B,T] or [1] (an offset);
- * cos and sin [positions, D/2]. com.microsoft RotaryEmbedding.
+ * cos and sin [positions, D/2], or narrower: then only that many pairs at the start of each head of [B,T,H·D] are rotated.
+ * com.microsoft RotaryEmbedding.
  */
 export function rotaryEmbedding(x: Value, positions: Value, cos: Value, sin: Value, options: RotaryOptions): Value {
   const operator = 'RotaryEmbedding';
@@ -24,11 +25,10 @@ export function rotaryEmbedding(x: Value, positions: Value, cos: Value, sin: Val
   check(cos.shape.length === 2 && equalShapes(cos.shape, sin.shape), operator, 'cos and sin are not [positions, D/2]', cos, sin);
   check(x.shape.length === 3 || x.shape.length === 4, operator, 'x is neither [B,T,H*D] nor [B,H,T,D]', x);
   const half = dimAt(cos, 1);
-  const fits =
-    x.shape.length === 3
-      ? x.shape[2] === multiplyDims(2 * options.numHeads, half)
-      : x.shape[1] === options.numHeads && x.shape[3] === multiplyDims(2, half);
-  check(fits, operator, `x is not ${options.numHeads} heads of twice the width of cos`, x, cos);
+  const whole = x.shape.length === 3 ? x.shape[2] === multiplyDims(2 * options.numHeads, half) : x.shape[1] === options.numHeads && x.shape[3] === multiplyDims(2, half);
+  const width = divideDims(dimAt(x, 2), options.numHeads);
+  const part = x.shape.length === 3 && typeof half === 'number' && typeof width === 'number' && 2 * half < width ? 2 * half : undefined;
+  check(whole || part !== undefined, operator, `x is not ${options.numHeads} heads of at least twice the width of cos`, x, cos);
   const tokens: Dim[] = [dimAt(x, 0), dimAt(x, x.shape.length === 3 ? 1 : 2)];
   check(
     equalShapes(positions.shape, [1]) || equalShapes(positions.shape, tokens),
@@ -37,7 +37,11 @@ export function rotaryEmbedding(x: Value, positions: Value, cos: Value, sin: Val
     x,
     positions,
   );
-  const attributes = { num_heads: int(options.numHeads), interleaved: flag(options.interleaved ?? false) };
+  const attributes = {
+    num_heads: int(options.numHeads),
+    interleaved: flag(options.interleaved ?? false),
+    ...(part === undefined ? {} : { rotary_embedding_dim: int(part) }),
+  };
   return one(x.graph, { operator, domain: 'com.microsoft', inputs: [x, positions, cos, sin], output: x, attributes });
 }
 
@@ -54,7 +58,7 @@ export interface GroupQueryInputs {
   readonly seqlensK: Value;
   /** int32 []: the longest row's length after this call. */
   readonly totalSequenceLength: Value;
-  /** [positions, D/2]; without them the caller has rotated q and k. */
+  /** [positions, D/2] or narrower, to rotate the start of each head; without them q and k are taken as they are. */
   readonly cos?: Value;
   readonly sin?: Value;
 }
