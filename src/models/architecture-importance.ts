@@ -53,7 +53,7 @@ export function leastImportant(scores: ArrayLike<number>, count: number): number
     .sort((a, b) => a - b);
 }
 
-/** Mean |activation| of every neuron of the feed-forward units, where the activation is what enters down_proj: silu(gate)·up. */
+/** Mean |activation| of every neuron of the feed-forward units, where the activation is what enters down_proj. */
 export class NeuronActivity {
   private readonly sums = new Map<number, { readonly sum: Float64Array; tokens: number }>();
 
@@ -76,10 +76,11 @@ export class NeuronActivity {
   }
 }
 
-/** |gate_j|·|up_j|·|down_j| [F]: 2-norms of the rows of gate and up [F,C] and the columns of down [C,F]. */
-export function magnitudeImportance(gate: Float32Array, up: Float32Array, down: Float32Array, neurons: number): Float64Array {
-  const [gates, ups, downs] = [rowNorms(gate, neurons), rowNorms(up, neurons), columnNorms(down, neurons)];
-  return gates.map((norm, j) => norm * ups[j]! * downs[j]!);
+/** |gate_j|·|up_j|·|down_j| [F]: 2-norms of the rows of gate and up [F,C] and the columns of down [C,F]; a family without a gate has 1 for its norm. */
+export function magnitudeImportance(gate: Float32Array | undefined, up: Float32Array, down: Float32Array, neurons: number): Float64Array {
+  const gates = gate === undefined ? undefined : rowNorms(gate, neurons);
+  const [ups, downs] = [rowNorms(up, neurons), columnNorms(down, neurons)];
+  return ups.map((norm, j) => norm * (gates?.[j] ?? 1) * downs[j]!);
 }
 
 /** E|activation_j|·|down_j| [F]: how much a neuron adds to the stream on the data that `activity` [F] was measured on. */

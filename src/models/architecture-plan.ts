@@ -3,7 +3,7 @@
  * reported at once by its field's path. No weights are read here.
  */
 import { invalidFields, type FieldViolation } from '../common/errors.js';
-import { feedForwardSize, type DecoderConfig } from './config.js';
+import { feedForwardSize, localLayersOf, type DecoderConfig } from './config.js';
 import { leastImportant } from './architecture-importance.js';
 import type { ArchitectureEdits, ArchitectureMeasurements, DropoutRates } from './architecture-types.js';
 
@@ -70,7 +70,7 @@ export function planArchitecture(config: DecoderConfig, edits: ArchitectureEdits
     if (base < config.layers && !removed.has(base)) layers.push({ base, inserted: false, feedForward: widths[base] ?? UNCHANGED });
   }
   const sizes = layers.map(({ base, feedForward }) => feedForwardSize(config, base) + feedForward.added - feedForward.removed);
-  return { config: withSizes({ ...config, layers: layers.length }, sizes), layers, dropout };
+  return { config: withSizes({ ...config, layers: layers.length, ...localLayersOf(config, layers.map(({ base }) => base)) }, sizes), layers, dropout };
 }
 
 /** One intermediateSize where all layers agree; else the list, with the widest as intermediateSize. */

@@ -8,7 +8,7 @@ import { gaussian, labelledStream } from '../common/random-streams.js';
 import { activationImportance, leastImportant, magnitudeImportance } from './architecture-importance.js';
 import { planArchitecture, type ArchitecturePlan, type LayerPlan } from './architecture-plan.js';
 import type { ArchitectureEdits, ArchitectureMeasurements } from './architecture-types.js';
-import { feedForwardSize, weightShapes, type DecoderConfig } from './config.js';
+import { familyOf, feedForwardSize, normShapes, weightShapes, type DecoderConfig } from './config.js';
 import { layerPrefix } from './decoder.js';
 
 /** Weights by Hugging Face name, as a checkpoint's WeightSource has them; linear weights are [out,in]. */
@@ -97,7 +97,8 @@ class TensorMaker {
     if (layer.inserted !== false) {
       const module = local.slice(0, local.lastIndexOf('.'));
       if (OUTPUT_MODULES.includes(module) || (layer.inserted === 'fresh' && local.endsWith('.bias'))) return new Float32Array(count);
-      if (layer.inserted === 'fresh') return local.endsWith('layernorm.weight') ? new Float32Array(count).fill(1) : this.fresh(layer, local, count, name);
+      // A gain that is one plus its weight begins at one with zeros.
+      if (layer.inserted === 'fresh') return normShapes(this.input.config).has(local) ? new Float32Array(count).fill(familyOf(this.input.config).norm === 'rmsPlusOne' ? 0 : 1) : this.fresh(layer, local, count, name);
     }
     const { added, removed } = layer.feedForward;
     if (!local.startsWith('mlp.') || added + removed === 0) return undefined;
@@ -163,7 +164,7 @@ class TensorMaker {
     const down = await this.base(layer, 'mlp.down_proj.weight');
     const scores = layer.feedForward.importance === 'activation'
       ? activationImportance(this.input.measured!.neuronActivity!.get(layer.base)!, down, size)
-      : magnitudeImportance(await this.base(layer, 'mlp.gate_proj.weight'), await this.base(layer, 'mlp.up_proj.weight'), down, size);
+      : magnitudeImportance(familyOf(this.input.config).gated ? await this.base(layer, 'mlp.gate_proj.weight') : undefined, await this.base(layer, 'mlp.up_proj.weight'), down, size);
     const gone = new Set(leastImportant(scores, layer.feedForward.removed));
     const kept = Array.from({ length: size }, (_, i) => i).filter((neuron) => !gone.has(neuron));
     this.kept.set(layer.base, kept);

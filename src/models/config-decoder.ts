@@ -103,6 +103,11 @@ export function rotaryWidth(config: DecoderConfig): number {
   return familyOf(config).positions === 'learned' ? 0 : (config.rotaryDim ?? config.headDim);
 }
 
+/** The local layers of a model whose layers are made of these layers of the base. */
+export function localLayersOf(base: DecoderConfig, layerOrigins: readonly number[]): Pick<DecoderConfig, 'localLayers'> {
+  return base.localLayers === undefined ? {} : { localLayers: layerOrigins.map((origin) => base.localLayers![origin]!) };
+}
+
 /** What one kind of layer's attention depends on beside q, k and v. */
 export interface AttentionKind {
   readonly name: 'global' | 'local';

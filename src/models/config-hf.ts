@@ -185,8 +185,10 @@ function checkDivisors(scaling: RopeScaling | undefined, count: number): FieldVi
  * counterpart there and are refused.
  */
 export function toHfConfig(config: DecoderConfig, dtype: 'float32' | 'float16' | 'bfloat16'): Json {
-  const { hf, positions } = familyOf(config);
+  const { hf, positions, title } = familyOf(config);
   if (config.intermediateSizes !== undefined) throw unsupported('feed-forward units that differ in width in a Hugging Face folder');
+  const has = (feature: string): boolean => hf.features?.includes(feature) === true;
+  if (config.slidingWindowTokens !== undefined && !has('sliding_window')) throw unsupported(`a sliding window in the ${title} family`);
   const key = (usual: string): string => hf.keys?.[usual] ?? usual;
   const activation = Object.entries(ACTIVATIONS).find(([name, kind]) => kind === (config.activation ?? 'silu') && (hf.defaults?.['hidden_act'] ?? name) === name);
   return {
@@ -203,8 +205,8 @@ export function toHfConfig(config: DecoderConfig, dtype: 'float32' | 'float16' |
     [key('rms_norm_eps')]: config.rmsNormEpsilon,
     ...(positions === 'rotary' && { num_key_value_heads: config.kvHeads, head_dim: config.headDim, ...writeHfRope(config) }),
     tie_word_embeddings: config.tieWordEmbeddings,
-    ...(hf.features?.includes('attention_bias') === true && { attention_bias: config.attentionBias }),
-    ...(hf.features?.includes('mlp_bias') === true && { mlp_bias: config.mlpBias }),
+    ...(has('attention_bias') && { attention_bias: config.attentionBias }),
+    ...(has('mlp_bias') && { mlp_bias: config.mlpBias }),
     ...hf.write?.(config),
     bos_token_id: config.bosTokenId ?? null,
     eos_token_id: config.eosTokenIds.length === 1 ? config.eosTokenIds[0] : config.eosTokenIds,

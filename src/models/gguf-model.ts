@@ -70,7 +70,7 @@ export async function readGgufConfig(gguf: GgufFile, file: FileHandle): Promise<
   const slidingWindowTokens = read('attention.sliding_window') === undefined ? undefined : number('attention.sliding_window');
   const ropeScaling = await readRopeScaling(gguf, file, number);
   const config: DecoderConfig = {
-    family: 'llama',
+    family: slidingWindowTokens !== undefined && slidingWindowTokens < maxPositionTokens ? 'mistral' : 'llama',
     vocabSize: embedding.shape[0] as number,
     hiddenSize,
     intermediateSize: number('feed_forward_length'),

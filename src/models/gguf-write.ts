@@ -9,7 +9,7 @@ import type { GgufStorage } from '../tensor/gguf-quantize.js';
 import { writeGguf, type GgufField, type GgufTensorContent } from '../tensor/gguf-write.js';
 import type { WeightSource } from './checkpoint-types.js';
 import { ropeFrequencies } from './config-rope.js';
-import { weightShapes, type DecoderConfig } from './config.js';
+import { familyOf, weightShapes, type DecoderConfig } from './config.js';
 import { ggufName, permuteRows, rotaryHeads } from './gguf-model.js';
 import { ggufTokenizerFields } from './tokenizer-gguf-write.js';
 
@@ -68,6 +68,10 @@ function tensor({ config, weights, storage }: GgufModelContent, name: string, sh
 }
 
 function modelFields({ name, config, storage }: GgufModelContent): Map<string, GgufField> {
+  const family = familyOf(config);
+  if (family.name !== 'llama' && family.name !== 'mistral') {
+    throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `models of the ${family.title} family are not written as GGUF`, { hint: 'Export a Hugging Face folder.' });
+  }
   if (config.intermediateSizes !== undefined) {
     throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', 'llama.cpp reads one feed-forward width for all layers of a llama model');
   }

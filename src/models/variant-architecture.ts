@@ -3,7 +3,7 @@
  * under what name. Invariant: the description and the base's config say everything; no file of the variant is read here.
  */
 import { LoricaError } from '../common/errors.js';
-import { feedForwardSize, weightShapes, type DecoderConfig } from './config.js';
+import { feedForwardSize, localLayersOf, weightShapes, type DecoderConfig } from './config.js';
 import { EMBEDDING_WEIGHT, HEAD_WEIGHT, layerPrefix } from './decoder.js';
 
 /** As the adapter registry keeps it (src/adapters/adapter.ts). */
@@ -27,7 +27,7 @@ export function variantConfig(base: DecoderConfig, architecture: VariantArchitec
   const { intermediateSizes: _, ...rest } = base;
   const intermediateSize = Math.max(...intermediateSizes);
   const alike = intermediateSizes.every((size) => size === intermediateSize);
-  return { ...rest, layers: layerOrigins.length, intermediateSize, ...(alike ? {} : { intermediateSizes }), tieWordEmbeddings };
+  return { ...rest, layers: layerOrigins.length, intermediateSize, ...(alike ? {} : { intermediateSizes }), ...localLayersOf(base, layerOrigins), tieWordEmbeddings };
 }
 
 function problemOf(base: DecoderConfig, { layerOrigins, intermediateSizes, tieWordEmbeddings }: VariantArchitecture): string | undefined {

@@ -60,6 +60,74 @@ describe('parseHfConfig', () => {
     expect(() => parseHfConfig({ ...LLAMA3, ...change })).toThrow(expect.objectContaining({ reason: 'MODEL_UNSUPPORTED', message: expect.stringMatching(why) }));
   });
 
+  const QWEN2 = { ...LLAMA3, architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2', rope_scaling: null };
+  const GEMMA3 = {
+    architectures: ['Gemma3ForCausalLM'], model_type: 'gemma3_text', vocab_size: 262144, hidden_size: 1152, intermediate_size: 6912, num_hidden_layers: 26, num_attention_heads: 4,
+    num_key_value_heads: 1, head_dim: 256, max_position_embeddings: 32768, rope_theta: 1000000, rope_local_base_freq: 10000, rope_scaling: null, sliding_window: 512,
+    sliding_window_pattern: 6, query_pre_attn_scalar: 256, attn_logit_softcapping: null, final_logit_softcapping: null, hidden_activation: 'gelu_pytorch_tanh', bos_token_id: 2, eos_token_id: [1, 106],
+  };
+  const GPT2 = { model_type: 'gpt2', architectures: ['GPT2LMHeadModel'], vocab_size: 50257, n_embd: 768, n_layer: 12, n_head: 12, n_positions: 1024, n_ctx: 1024, activation_function: 'gelu_new', layer_norm_epsilon: 1e-5, bos_token_id: 50256, eos_token_id: 50256 };
+  const PHI4 = {
+    ...LLAMA3, architectures: ['Phi3ForCausalLM'], model_type: 'phi3', vocab_size: 200064, hidden_size: 3072, num_attention_heads: 24, head_dim: undefined, partial_rotary_factor: 0.75,
+    max_position_embeddings: 131072, original_max_position_embeddings: 4096, sliding_window: 262144,
+    rope_scaling: { type: 'longrope', short_factor: new Array<number>(48).fill(1), long_factor: new Array<number>(48).fill(2) },
+  };
+
+  test('Gemma 3 as published: every sixth layer sees all', () => {
+    const config = parseHfConfig(GEMMA3);
+    expect(config).toMatchObject({ family: 'gemma3', activation: 'geluTanh', tieWordEmbeddings: true, ropeTheta: 1e6, localRope: { ropeTheta: 1e4 }, slidingWindowTokens: 512, rmsNormEpsilon: 1e-6 });
+    expect(config.localLayers?.flatMap((local, i) => (local ? [] : [i]))).toEqual([5, 11, 17, 23]);
+    expect(config.attentionScale).toBeUndefined();
+    expect(config.embeddingMultiplier).toBeCloseTo(Math.sqrt(1152), 5);
+  });
+
+  test('GPT-2 as published: its own names, an inner width of four times the hidden one, no rope', () => {
+    expect(parseHfConfig(GPT2)).toEqual({
+      family: 'gpt2', vocabSize: 50257, hiddenSize: 768, intermediateSize: 3072, layers: 12, heads: 12, kvHeads: 12, headDim: 64, maxPositionTokens: 1024, ropeTheta: 0,
+      rmsNormEpsilon: 1e-5, tieWordEmbeddings: true, attentionBias: true, mlpBias: true, activation: 'geluTanh', bosTokenId: 50256, eosTokenIds: [50256],
+    });
+  });
+
+  test('Phi-4-mini as published: three quarters of each head, LongRoPE, a window beyond its context', () => {
+    const config = parseHfConfig(PHI4);
+    expect(config).toMatchObject({ family: 'phi3', headDim: 128, rotaryDim: 96, ropeScaling: { kind: 'longrope', originalMaxPositionTokens: 4096 } });
+    expect(config.ropeScaling).toHaveProperty('magnitude', Math.sqrt(1 + Math.log(32) / Math.log(4096)));
+    expect(config.slidingWindowTokens).toBeUndefined();
+    const short = ropeTables({ ...config }, 8);
+    expect(short.cos).toHaveLength(8 * 48);
+  });
+
+  test.each<[string, object, RegExp]>([
+    ['biases of the feed-forward unit in Qwen2', { ...QWEN2, mlp_bias: true }, /mlp_bias true in the Qwen2 family/],
+    ['a window of some layers in Llama', { ...LLAMA3, layer_types: new Array<string>(16).fill('sliding_attention') }, /layer_types .* in the Llama family/],
+    ['a part of a head in Qwen2, in the new spelling', { ...QWEN2, rope_parameters: { rope_theta: 1e4, partial_rotary_factor: 0.5 } }, /partial_rotary_factor 0.5 in the Qwen2 family/],
+    ['multipliers outside Granite', { ...LLAMA3, residual_multiplier: 0.2 }, /residual_multiplier 0.2 in the Llama family/],
+    ['experts', { ...QWEN2, num_experts: 60 }, /num_experts 60/],
+    ['attention scaled by layer in GPT-2', { ...GPT2, scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx true in the GPT-2 family/],
+    ['attention in both directions', { ...GEMMA3, use_bidirectional_attention: true }, /use_bidirectional_attention true in the Gemma 3 family/],
+    ['caps of scores in Gemma 3, which transformers ignores', { ...GEMMA3, attn_logit_softcapping: 50 }, /attn_logit_softcapping 50 in the Gemma 3 family/],
+    ['Gemma 3 with a vision tower', { ...GEMMA3, model_type: 'gemma3', architectures: ['Gemma3ForConditionalGeneration'] }, /architecture "gemma3"/],
+    ['an activation that no form computes', { ...GPT2, activation_function: 'relu' }, /activation_function "relu"/],
+    ['packed 4-bit weights of stacked modules', { ...PHI4, quantization_config: { quant_method: 'gptq', bits: 4, group_size: 128, desc_act: false } }, /quantization_config in the Phi-3 family/],
+  ])('refuses %s by name', (_name, json, why) => {
+    expect(() => parseHfConfig(json)).toThrow(expect.objectContaining({ reason: 'MODEL_UNSUPPORTED', message: expect.stringMatching(why) }));
+  });
+
+  test('lists impossible fields of a family under its own keys', () => {
+    const fields = (json: object): string[] => {
+      try {
+        parseHfConfig(json);
+      } catch (error) {
+        return (error as { violations: { field: string }[] }).violations.map(({ field }) => field);
+      }
+      return [];
+    };
+    expect(fields({ ...GPT2, n_embd: 'wide', n_head: 0 })).toEqual(expect.arrayContaining(['n_embd', 'n_head']));
+    expect(fields({ ...GEMMA3, layer_types: ['full_attention'] })).toContain('layer_types');
+    expect(fields({ ...PHI4, rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1] } })).toEqual(expect.arrayContaining(['rope_scaling.short_factor', 'rope_scaling.long_factor']));
+    expect(fields({ ...PHI4, partial_rotary_factor: 0.001 })).toContain('partial_rotary_factor');
+  });
+
   test.each<[string, unknown, string[]]>([
     ['no object', [], ['config.json']],
     ['missing and impossible sizes, all at once', { ...LLAMA3, hidden_size: -1, vocab_size: 'many', num_hidden_layers: undefined, rms_norm_eps: 0 }, ['num_hidden_layers', 'hidden_size', 'vocab_size', 'rms_norm_eps']],

@@ -7,6 +7,7 @@ import { Decode } from '../../src/engine/decode.js';
 import { KvCache } from '../../src/engine/kv-cache.js';
 import { Prefill } from '../../src/engine/prefill.js';
 import type { ServingModel } from '../../src/engine/serving-model.js';
+import { exportCheckpoint } from '../../src/models/checkpoint-export.js';
 import { openCheckpoint, type Checkpoint } from '../../src/models/checkpoint.js';
 import { parseHfConfig, toHfConfig } from '../../src/models/config.js';
 import { Runtime } from '../../src/runtime/index.js';
@@ -129,8 +130,18 @@ describe.each(variants)('%s, %s', (family, variant) => {
   });
 });
 
+test.each(families)('%s: what is read and written again is the file that transformers wrote', async (family) => {
+  const checkpoint = await openCheckpoint(goldenPath(`families/${family}`));
+  const path = join(folder, `${family}-written`);
+  await exportCheckpoint(checkpoint, path, { kind: 'huggingFace', dtype: 'float16' });
+  const [written, original] = [path, goldenPath(`families/${family}`)].map((from) => parseSafetensors(readFileSync(join(from, 'model.safetensors'))));
+  expect([...written!.keys()].sort()).toEqual([...original!.keys()].sort());
+  for (const [name, tensor] of original!) expect(written!.get(name)).toEqual(tensor);
+  await checkpoint.close();
+});
+
 test.each(families)('%s: greedy tokens of the engine are those of the training form', async (family) => {
-  const checkpoint = await open(family, 'plain');
+  const checkpoint = await openCheckpoint(goldenPath(`families/${family}`));
   const { pass, release } = await trainingPass(checkpoint);
   const model = await serve(runtime, checkpoint, 'float32', CONTEXT);
   const prompt = goldenOf(family).tokens.slice(0, 20);

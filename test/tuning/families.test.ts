@@ -9,7 +9,7 @@ import { parseSafetensors } from '../../src/tensor/safetensors.js';
 import { layOut, tokenRow, type TokenRow } from '../../src/tuning/batches.js';
 import { tokenObjective } from '../../src/tuning/objective-tokens.js';
 import { ModelPass } from '../../src/tuning/model-pass.js';
-import { beginStage } from '../../src/tuning/run.js';
+import { beginStage } from '../../src/tuning/tuning-run.js';
 import { selectTrainable } from '../../src/tuning/selection.js';
 import { resolveStage, type SavedActivations, type TrainableSelection } from '../../src/tuning/specification.js';
 import { trainStage } from '../../src/tuning/trainer.js';
@@ -80,7 +80,7 @@ describe.each(families)('%s', (family) => {
     }
     expect(wrong).toEqual([]);
     pass.dispose();
-    model.parameters.disposeState();
+    model.parameters.disposeGradients();
     await release();
   });
 });
@@ -99,7 +99,7 @@ describe.each(Object.keys(GOLDEN.curves))('%s', (family) => {
     const losses: number[] = [];
     const norms: number[] = [];
     await trainStage({
-      ...(await beginStage(working, lease.config, stage, 1)), lease, stage, stageIndex: 0, objective: tokenObjective(ROWS, { packing: false }), seed: 1, signal: undefined,
+      ...(await beginStage(working, lease.config, stage, 1)), lease, stage, stageIndex: 0, objective: tokenObjective(ROWS, stage), seed: 1, signal: undefined,
       emit: (event) => {
         losses.push(event.loss);
         norms.push(event.gradientNorm);

@@ -558,7 +558,10 @@ export interface LoraSelection {
   alpha?:
     | number
     | undefined;
-  /** The linear layers that get matrices, of: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj. Default: all seven. */
+  /**
+   * The linear layers that get matrices, of: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj. The names are the same in all families of
+   * models; GPT-2 has no gate_proj. Default: all that the model has.
+   */
   targetModules: string[];
   /** Only in these layers, by index from 0. Default: all layers. */
   layers: number[];
