@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
+import { load } from './load.js';
 import { share } from './share.js';
 import { smoke } from './smoke.js';
 import { tune } from './tune.js';
@@ -56,6 +57,15 @@ program
   .option('--json <file>', 'write the figures there')
   .action(async (options: { model?: string; timeSharing: string; rounds: number; json?: string }) => {
     await write(await share({ ...options, log }), options.json);
+  });
+program
+  .command('load')
+  .description('cold start to the first token and resident memory, beside llama.cpp (npm ci --prefix bench)')
+  .option('--model <id|path>', 'the base (default: SmolLM2)')
+  .option('--repeats <n>', 'processes of each kind', (text: string) => Number.parseInt(text, 10))
+  .option('--json <file>', 'write the figures there')
+  .action(async (options: { model?: string; repeats?: number; json?: string }) => {
+    await write(await load({ ...options, log }), options.json);
   });
 
 await program.parseAsync();

@@ -7,6 +7,7 @@ import { invalidFields, LoricaError, type FieldViolation } from '../common/error
 import { silentLogger, type Logger } from '../common/logger.js';
 import type { Metrics } from '../metrics/metrics.js';
 import type { Checkpoint } from '../models/checkpoint.js';
+import { ServingCache } from '../models/serving-cache.js';
 import type { Runtime } from '../runtime/index.js';
 import { Residency, type Lease } from './residency.js';
 import { checkRequest, samplerSettings } from './requests.js';
@@ -29,6 +30,8 @@ export interface EngineInput {
   readonly options?: EngineOptions;
   readonly metrics: Metrics;
   readonly logger?: Logger;
+  /** A folder for weights in their serving form, so that the next start reads them; none: they are made at every start. */
+  readonly servingFolder?: string;
 }
 
 export class Engine {
@@ -53,6 +56,7 @@ export class Engine {
     this.#scoringBatchTokens = options.scoringBatchTokens;
     this.#residency = new Residency({
       runtime, models, form: options.servingForm, maxContextTokens: options.maxContextTokens,
+      cache: input.servingFolder === undefined ? undefined : new ServingCache(input.servingFolder),
       limits: { loraBytes: options.adapterCacheBytes, variants: options.maxVariants },
       onAdapterLoaded: (tenant) => metrics.adapterLoadsTotal.inc({ tenant }),
       onResidentChange: (adapters) => metrics.adaptersResident.set(adapters),

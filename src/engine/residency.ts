@@ -5,6 +5,7 @@
 import type { VariantInput } from '../adapters/index.js';
 import { LoricaError } from '../common/errors.js';
 import type { Checkpoint } from '../models/checkpoint.js';
+import type { ServingCache } from '../models/serving-cache.js';
 import type { ServingForm } from '../models/serving-form-weights.js';
 import type { Runtime } from '../runtime/index.js';
 import { ResidentAdapter } from './resident-adapter.js';
@@ -27,6 +28,8 @@ export interface ResidencyInput {
   readonly runtime: Runtime;
   readonly models: ModelProvider;
   readonly form: ServingForm;
+  /** Where bases' weights are kept in their serving form. */
+  readonly cache: ServingCache | undefined;
   readonly maxContextTokens: number;
   readonly limits: ResidentLimits;
   readonly onAdapterLoaded: (tenant: string) => void;
@@ -159,7 +162,7 @@ export class Residency {
     const { runtime, form } = this.#input;
     const checkpoint = await this.checkpoint(target);
     const contextTokens = this.contextTokens(checkpoint);
-    const weights = await ServingWeights.load(runtime, checkpoint, form, contextTokens, this.#disposed.signal);
+    const weights = await ServingWeights.load(runtime, checkpoint, form, contextTokens, this.#disposed.signal, this.#input.cache);
     return { model: new ServingModel({ runtime, checkpoint, weights, config: checkpoint.config, form, contextTokens }), users: 0, lastUsedMs: Date.now() };
   }
 

@@ -7,6 +7,7 @@ import { LoricaError } from '../common/errors.js';
 import type { Checkpoint } from '../models/checkpoint.js';
 import type { DecoderConfig } from '../models/config.js';
 import { checkServable } from '../models/serving-form.js';
+import type { MadeTensors, ServingCache } from '../models/serving-cache.js';
 import {
   overlaid, servingWeightGroups, storedLinears, type ReadFloat32, type ReadQuantized, type ServingForm, type ServingWeightGroup, type StoredFormats,
 } from '../models/serving-form-weights.js';
@@ -26,24 +27,38 @@ export class ServingWeights {
   /** Layers whose integers are the checkpoint's own. */
   readonly stored: StoredFormats;
 
-  private constructor(tensors: ReadonlyMap<string, Tensor>, ownBytes: number, stored: StoredFormats) {
+  /** Settles when the cache has the weights (true), or when it was clear that it won't (false). Never rejects. */
+  readonly kept: Promise<boolean>;
+
+  private constructor(tensors: ReadonlyMap<string, Tensor>, ownBytes: number, stored: StoredFormats, kept = Promise.resolve(false)) {
     this.tensors = tensors;
     this.ownBytes = ownBytes;
     this.stored = stored;
+    this.kept = kept;
   }
 
-  /** An abort ends it between two tensors with the signal's reason. */
-  static async load(runtime: Runtime, checkpoint: Checkpoint, form: ServingForm, contextTokens: number, signal?: AbortSignal): Promise<ServingWeights> {
+  /**
+   * An abort ends it between two tensors with the signal's reason. With a cache the weights are read from there if it has them, and kept there
+   * otherwise: `kept` says when.
+   */
+  static async load(
+    runtime: Runtime, checkpoint: Checkpoint, form: ServingForm, contextTokens: number, signal?: AbortSignal, cache?: ServingCache,
+  ): Promise<ServingWeights> {
     checkServable(checkpoint.config);
     const made = new Made(runtime);
-    const { weights } = checkpoint;
+    const { weights, digest } = checkpoint;
     const stored = storedLinears(checkpoint.config, form, (source) => weights.quantizedAs?.(source));
-    for (const group of servingWeightGroups(checkpoint.config, form, contextTokens, stored)) {
+    const groups = servingWeightGroups(checkpoint.config, form, contextTokens, stored);
+    const key = { digest, form };
+    const keeper = cache?.keeps(key) === true ? cache : undefined;
+    const known = await keeper?.read(key, groups);
+    for (const group of groups) {
       signal?.throwIfAborted();
-      await made.add(group, (source) => weights.float32(source), (source) => weights.quantized?.(source));
+      await made.add(known === undefined ? group : fromKnown(group, known), (source) => weights.float32(source), (source) => weights.quantized?.(source));
     }
     signal?.throwIfAborted();
-    return new ServingWeights(made.tensors, made.bytes, stored);
+    const kept = keeper === undefined || known !== undefined ? Promise.resolve(known !== undefined) : keeper.write(key, groups, made.data).then(() => true, () => false);
+    return new ServingWeights(made.tensors, made.bytes, stored, kept);
   }
 
   /**
@@ -83,6 +98,8 @@ export class ServingWeights {
 
 class Made {
   readonly tensors = new Map<string, Tensor>();
+  /** The tensors' elements; tensors that share memory have one object. */
+  readonly data = new Map<string, Float32Array | Uint8Array>();
   bytes = 0;
 
   constructor(private readonly runtime: Runtime) {}
@@ -100,6 +117,7 @@ class Made {
         this.bytes += data.byteLength;
       }
       this.tensors.set(name, tensor);
+      this.data.set(name, data);
     });
   }
 
@@ -110,6 +128,13 @@ class Made {
   dispose(): void {
     for (const tensor of this.tensors.values()) tensor.dispose();
   }
+}
+
+/** The group with its tensors taken from the cache; those that it doesn't keep are made. */
+function fromKnown(group: ServingWeightGroup, known: MadeTensors): ServingWeightGroup {
+  const parts = group.tensors.map(({ name }) => known.get(name));
+  const whole = parts.filter((part) => part !== undefined);
+  return whole.length < parts.length ? group : { ...group, make: () => Promise.resolve(whole) };
 }
 
 /** Names of the base's tensors by those of a group whose sources are all the base's; undefined where the base has no such group. */

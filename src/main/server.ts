@@ -105,6 +105,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     models,
     metrics,
     logger,
+    servingFolder: join(config.dataDir, 'serving'),
     options: { servingForm: config.servingForm, maxSequences: config.maxSequences, maxContextTokens: config.maxContextTokens },
   });
   opened.push('engine', () => engine.stop({ graceMs: 0 }));
