@@ -3,7 +3,9 @@ import { writeFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
+import { int8 } from './int8.js';
 import { load } from './load.js';
+import { scale, scalePoint, type ScalePoint } from './scale.js';
 import { share } from './share.js';
 import { smoke } from './smoke.js';
 import { tune } from './tune.js';
@@ -34,11 +36,30 @@ program
   .description('training beside PyTorch + PEFT, interleaved; needs the Python environment of scripts/python-env.sh')
   .option('--model <id|path>', 'the base (default: SmolLM2)')
   .option('--cases <ids>', 'some of the cases, separated by commas', (text) => text.split(','))
+  .option('--scale', 'instead: how speed and memory grow with rows, length, rank and layers, and where the time goes')
   .option('--rounds <n>', 'rounds of every case', Number, 5)
   .option('--steps <n>', 'steps of a participant in a round', Number, 3)
   .option('--json <file>', 'write the figures there')
-  .action(async (options: { model?: string; cases?: string[]; rounds: number; steps: number; json?: string }) => {
-    await write(await tune({ ...options, log }), options.json);
+  .action(async (options: { model?: string; cases?: string[]; scale?: boolean; rounds: number; steps: number; json?: string }) => {
+    await write(options.scale === true ? await scale({ ...options, log }) : await tune({ ...options, log }), options.json);
+  });
+program
+  .command('scale-point', { hidden: true })
+  .description('one point of tune --scale')
+  .argument('<json>')
+  .action(async (json: string) => {
+    process.stdout.write(JSON.stringify(await scalePoint(JSON.parse(json) as ScalePoint)));
+  });
+program
+  .command('int8')
+  .description('what products of eight-bit integers cost in accuracy')
+  .option('--model <id|path>', 'the base (default: SmolLM2)')
+  .option('--steps <n>', 'steps on every data set', Number, 300)
+  .option('--rows <n>', 'rows of a batch', Number, 4)
+  .option('--length <n>', 'tokens of a row', Number, 64)
+  .option('--json <file>', 'write the figures there')
+  .action(async (options: { model?: string; steps: number; rows: number; length: number; json?: string }) => {
+    await write(await int8({ ...options, log }), options.json);
   });
 program
   .command('validate')

@@ -22,7 +22,9 @@ export async function integerWeight(form: IntegerForm, weight: Float32Array, out
   switch (form) {
     case 'int8': {
       const { values, scales } = await quantizeInt8(weight, out, input);
-      return { values: Int8Array.from(values, (value) => value - ZERO_POINT), scales };
+      const signed = new Int8Array(values.length);
+      for (let i = 0; i < values.length; i++) signed[i] = values[i]! - ZERO_POINT;
+      return { values: signed, scales };
     }
     case 'int4':
       return quantizeInt4(weight, out, input);

@@ -46,7 +46,7 @@ class SharedBase {
 export class TrainingHost {
   private readonly bases = new Map<string, SharedBase>();
 
-  /** `profilePrefix`: every session writes its operators' times into a file whose name begins so; see `endProfiling`. */
+  /** `profilePrefix`: every session writes its operators' times into a file whose name begins so, followed by the kind of segment. */
   constructor(readonly runtime: Runtime, private readonly options: { readonly profilePrefix?: string } = {}) {}
 
   /** Keeps the base until the lease is released. */
@@ -122,7 +122,12 @@ export class BaseLease {
 
   /** The session of a graph; built once per key and shared. */
   session(key: string, build: () => Graph): Promise<Session> {
-    return remember(this.shared.sessions, key, () => this.runtime.loadSession(serialize(build()), { name: `training:${key}`, ...this.options }));
+    return remember(this.shared.sessions, key, () => this.runtime.loadSession(serialize(build()), { name: `training:${key}`, ...this.profile(key) }));
+  }
+
+  private profile(key: string): { readonly profilePrefix?: string } {
+    const { profilePrefix } = this.options;
+    return profilePrefix === undefined ? {} : { profilePrefix: `${profilePrefix}${key.split(':')[0]!}` };
   }
 
   /** Gives the base back. Releasing twice is allowed. */
