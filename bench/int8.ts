@@ -10,7 +10,7 @@ import { chooseBase, PREFERRED_MODEL } from '../src/cli/quickstart/model.js';
 import { TrainingHost } from '../src/tuning/index.js';
 import { layOut, tokenRow } from '../src/tuning/batches.js';
 import { ModelPass } from '../src/tuning/model-pass.js';
-import { beginStage } from '../src/tuning/run.js';
+import { beginStage } from '../src/tuning/tuning-run.js';
 import { resolveStage } from '../src/tuning/specification.js';
 import { WorkingModel } from '../src/tuning/working-model.js';
 import { localRun, texts } from './local-run.js';

@@ -41,7 +41,7 @@ export interface TuneFigures {
   readonly threads: number;
   readonly float32ProductGigaflops: number;
   readonly peerProductGigaflops: number;
-  /** The former over the latter: what the float32 ratios are read beside (docs/decisions/0009-ratios-and-product-rates.md). */
+  /** The former over the latter: what the float32 ratios are read beside (docs/decisions/0014-ratios-and-product-rates.md). */
   readonly productAdvantage: number;
   readonly cases: Readonly<Record<string, CaseFigures>>;
 }

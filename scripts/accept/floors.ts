@@ -65,7 +65,7 @@ export function judge(figures: unknown, floor: Floor): Verdict {
     const { path, reference } = floor.scaledBy;
     const measured = figureAt(figures, path) ?? Number.NaN;
     const least = floor.atLeast * Math.min(1, measured / reference);
-    const note = `≥ ${least.toFixed(1)}${unit}: ${floor.atLeast} where ${path} is ${reference} or more, here ${measured.toFixed(0)}`;
+    const note = `≥ ${least.toFixed(1)}${unit}: ${floor.atLeast} where ${path} is ${reference} or more, here ${measured < 10 ? measured.toFixed(2) : measured.toFixed(0)}`;
     return { path: floor.path, value, floor: note, held: finite && value >= least };
   }
   if (floor.atLeast !== undefined) return { path: floor.path, value, floor: `≥ ${floor.atLeast}${unit}`, held: finite && value >= floor.atLeast };
