@@ -9,7 +9,7 @@ import { classify, prepareClassification } from './classification.js';
 import { classificationMetrics, majorityLabel } from './classification-metrics.js';
 import { likelihoods, perplexityResult, preparePerplexity } from './perplexity.js';
 import { accuracyDifference, logProbabilityDifference, macroF1Difference } from './statistics.js';
-import type { ClassificationTask, Comparison, EvaluateInput, EvaluationResult, PerplexityTask, TargetResult } from './types.js';
+import type { ClassificationResult, ClassificationTask, Comparison, EvaluateInput, EvaluationResult, PerplexityTask, TargetResult } from './types.js';
 
 /**
  * Measures `targets` on `rows`. Comparisons: each target after the first against the first; for a classification each target also
@@ -27,6 +27,12 @@ export async function evaluate<T>(input: EvaluateInput<T>): Promise<EvaluationRe
   const { targets, comparisons } =
     input.task.kind === 'classification' ? await classification(input.task, input) : await perplexity(input.task, input);
   return { task: input.task.kind, rows: input.rows.length, targets, comparisons, seconds: (performance.now() - start) / 1000 };
+}
+
+/** Figures of the first target alone, without comparisons. */
+export async function classificationFigures<T>(input: EvaluateInput<T> & { readonly task: ClassificationTask }): Promise<ClassificationResult> {
+  const data = await prepareClassification(input.task, input);
+  return classificationMetrics(input.task.labels, data.truth, await classify(input.task, data, input, 0));
 }
 
 interface Outcome {

@@ -1,3 +1,3 @@
 /** The evaluation's public face; importers use this file only. */
 export type * from './types.js';
-export { evaluate } from './evaluate.js';
+export { classificationFigures, evaluate } from './evaluate.js';

@@ -11,8 +11,18 @@ import type { Metrics } from '../metrics/metrics.js';
 import { readEmbeddingFolder } from '../models/pretrained-embeddings.js';
 import { variantFit } from '../models/variant-architecture.js';
 import type { ModelProvider } from '../engine/index.js';
-import { checkTuning, DEFAULT_KEPT_CHECKPOINTS, runTuning, type EmbeddingsEvent, type StepEvent, type TrainingHost } from '../tuning/index.js';
+import {
+  checkTuning,
+  DEFAULT_KEPT_CHECKPOINTS,
+  runTuning,
+  type CheckpointEvent,
+  type EmbeddingsEvent,
+  type EvaluationEvent,
+  type StepEvent,
+  type TrainingHost,
+} from '../tuning/index.js';
 import { tuningRequestOfJob, type TuningOutcome, type TuningPlanner } from '../services/index.js';
+import { evaluateLabels } from './label-evaluator.js';
 import { tuningCheckpoints } from './tuning-checkpoints.js';
 
 export interface TuningHandlerDependencies {
@@ -28,10 +38,19 @@ export interface TuningHandlerDependencies {
 /** Among so many of a job's newest events is a step, if it has made one: between two steps come at most a few others. */
 const LOOKED_AT_EVENTS = 16;
 
-/** Tells steps that were not reported yet from those that a job makes again, with the same numbers, after it died. */
-function stepsAfter(newestFirst: readonly unknown[]): (event: StepEvent) => boolean {
-  const last = (newestFirst as readonly (StepEvent | { readonly kind: string })[]).find((event): event is StepEvent => !('kind' in event));
-  return ({ stage, step }) => last === undefined || stage > last.stage || (stage === last.stage && step > last.step);
+/** Tells what was not reported yet from what a job does again, with the same numbers, after it died. */
+function notIn(newestFirst: readonly unknown[]): (event: StepEvent | EvaluationEvent) => boolean {
+  const events = newestFirst as readonly (StepEvent | EvaluationEvent | CheckpointEvent | EmbeddingsEvent)[];
+  const last = events.find((event): event is StepEvent => !('kind' in event));
+  return (event) => {
+    if (last === undefined || event.stage !== last.stage || event.step !== last.step) {
+      return last === undefined || event.stage > last.stage || (event.stage === last.stage && event.step > last.step);
+    }
+    return (
+      'kind' in event &&
+      !events.some((one) => 'kind' in one && one.kind === 'evaluation' && one.stage === event.stage && one.step === event.step)
+    );
+  };
 }
 
 export function tuningHandler({ models, datasets, embeddings, adapters, host, metrics, logger }: TuningHandlerDependencies): JobHandler {
@@ -40,7 +59,7 @@ export function tuningHandler({ models, datasets, embeddings, adapters, host, me
     const { tenant } = job;
     const { specification, adapter, alias } = tuningRequestOfJob(job);
     const checkpoint = await models.checkpoint(specification.baseModel);
-    const isNew = stepsAfter(job.attempt === 1 ? [] : await context.emitted(LOOKED_AT_EVENTS));
+    const isNew = notIn(job.attempt === 1 ? [] : await context.emitted(LOOKED_AT_EVENTS));
     const began = performance.now();
     try {
       const { content, ...figures } = await runTuning({
@@ -62,10 +81,13 @@ export function tuningHandler({ models, datasets, embeddings, adapters, host, me
           metrics.tuningLoss.set({ tenant, job: job.id }, event.loss);
           if (isNew(event)) await context.emit(event);
         },
-        report: (event) => context.emit(event),
+        report: async (event) => {
+          if (event.kind === 'checkpoint' || isNew(event)) await context.emit(event);
+        },
         signal,
         checkpoints: tuningCheckpoints(context.checkpoints, specification.checkpoints?.keep ?? DEFAULT_KEPT_CHECKPOINTS),
         logger: logger.with({ job: job.name }),
+        evaluateLabels,
       });
       signal.throwIfAborted();
       const version = await adapters.publish({

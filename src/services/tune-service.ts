@@ -1,7 +1,15 @@
 /** TuneService: tuning jobs as resources and streams. The work itself is the job handler's (src/main/tuning-handler.ts). */
 import type { DatasetStore, EmbeddingStore } from '../datasets/index.js';
 import type { Job, JobCheckpoint, JobStore } from '../jobs/index.js';
-import type { CheckpointEvent, EmbeddingReport, EmbeddingsEvent, StepEvent } from '../tuning/index.js';
+import type {
+  CheckpointEvent,
+  EmbeddingReport,
+  EmbeddingsEvent,
+  EvaluationEvent,
+  EvaluationValues,
+  StageEvaluationOutcome,
+  StepEvent,
+} from '../tuning/index.js';
 import type { TuningJob, TuningResult } from '../gen/lorica/v1/resources.js';
 import type { Checkpoint, CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
 import type { CallContext, Handlers } from './call.js';
@@ -41,6 +49,22 @@ export interface TuningOutcome {
   readonly skippedRows: number;
   readonly seconds: number;
   readonly embeddings?: EmbeddingReport;
+  readonly evaluation?: StageEvaluationOutcome;
+}
+
+/** Metrics by their names in EvaluationMetric, in lower case. */
+function valuesMessage({ macroF1, ...values }: EvaluationValues): Record<string, number> {
+  return { ...values, ...(macroF1 === undefined ? {} : { macro_f1: macroF1 }) };
+}
+
+function resultMessage({ embeddings, evaluation, ...result }: TuningOutcome): TuningResult {
+  return {
+    ...result,
+    embeddings: embeddings && embeddingReportMessage(embeddings),
+    bestStep: evaluation?.step ?? 0,
+    stoppedEarly: evaluation?.stoppedEarly ?? false,
+    evaluation: valuesMessage(evaluation?.values ?? {}),
+  };
 }
 
 export function tuningJobMessage(job: Job): TuningJob {
@@ -50,10 +74,6 @@ export function tuningJobMessage(job: Job): TuningJob {
     specification: tuningSpecificationFromJson((job.spec as TuningJobSpec).specification),
     result: job.result === undefined || job.result === null ? undefined : resultMessage(job.result as TuningOutcome),
   };
-}
-
-function resultMessage({ embeddings, ...figures }: TuningOutcome): TuningResult {
-  return { ...figures, embeddings: embeddings && embeddingReportMessage(embeddings) };
 }
 
 function checkpointMessage({ name, stage, stageStep, bytes, sha256, createTime, evaluation, best }: JobCheckpoint): Checkpoint {
@@ -70,9 +90,14 @@ function eventMessage(watched: Watched): TuningJobEvent {
     case 'heartbeat':
       return { sequence, time, event: { $case: 'heartbeat', value: {} } };
     case 'progress': {
-      const payload = watched.payload as StepEvent | CheckpointEvent | EmbeddingsEvent;
+      const payload = watched.payload as StepEvent | CheckpointEvent | EmbeddingsEvent | EvaluationEvent;
       if ('kind' in payload) {
-        if (payload.kind === 'embeddings') return { sequence, time, event: { $case: 'embeddings', value: embeddingReportMessage(payload.report) } };
+        if (payload.kind === 'embeddings')
+          return { sequence, time, event: { $case: 'embeddings', value: embeddingReportMessage(payload.report) } };
+        if (payload.kind === 'evaluation') {
+          const { stage, step, values, best } = payload;
+          return { sequence, time, event: { $case: 'evaluation', value: { stage, step, values: valuesMessage(values), best } } };
+        }
         const { kind: _kind, ...checkpoint } = payload;
         return { sequence, time, event: { $case: 'checkpoint', value: checkpoint } };
       }
@@ -82,7 +107,14 @@ function eventMessage(watched: Watched): TuningJobEvent {
   }
 }
 
-export function tuneHandlers({ jobs, datasets, embeddings, planner, once, draining }: TuneDependencies): Handlers<typeof TuneServiceService> {
+export function tuneHandlers({
+  jobs,
+  datasets,
+  embeddings,
+  planner,
+  once,
+  draining,
+}: TuneDependencies): Handlers<typeof TuneServiceService> {
   const create = async (request: CreateTuningJobRequest, context: CallContext): Promise<Job> => {
     const fields = new Fields();
     const parent = parseName('tenant', 'parent', request.parent, context.identity, fields);
@@ -97,7 +129,8 @@ export function tuneHandlers({ jobs, datasets, embeddings, planner, once, draini
     if (earlier !== undefined) return earlier;
     await planner.check(specification);
     await requireFittingData(specification, 'specification', (dataset) => datasets.get(parent!.tenant, dataset.split('/').at(-1)!));
-    for (const { embeddings: vectors } of specification.stages) {
+    for (const { evaluation, embeddings: vectors } of specification.stages) {
+      if (evaluation !== undefined) await datasets.get(parent!.tenant, evaluation.dataset.split('/').at(-1)!);
       if (vectors !== undefined) await embeddings.get(parent!.tenant, vectors.source.split('/').at(-1)!);
     }
     const { job } = await jobs.create({

@@ -71,7 +71,8 @@ export function readArchitecture(message: proto.ArchitectureEdits | undefined, p
     const importance = choice(pruning.importance, IMPORTANCES, `${path}.${at}.importance`, fields);
     return defined({ neurons: pruning.neurons, layers: listed(pruning.layers), importance });
   });
-  for (const rate of ['attention', 'residual', 'embedding'] as const) fields.number(`${path}.dropout.${rate}`, message.dropout?.[rate], 0, 1, { most: true });
+  for (const rate of ['attention', 'residual', 'embedding'] as const)
+    fields.number(`${path}.dropout.${rate}`, message.dropout?.[rate], 0, 1, { most: true });
   const edits = defined({
     insert: listed(insert),
     remove: listed(message.remove),

@@ -11,6 +11,7 @@ import { defined } from './defined.js';
 import { Fields } from './fields.js';
 import { modelName, parseModelName, parseName } from './names.js';
 import { readArchitecture, readEmbeddings } from './tuning-edits.js';
+import { readEvaluation } from './tuning-evaluation.js';
 import { readObjective } from './tuning-objective.js';
 import { readOptimizer } from './tuning-optimizer.js';
 import { readTrainable } from './tuning-selection.js';
@@ -71,6 +72,7 @@ export function readTuningSpecification(
         ...stage,
         dataset: stages[i]?.dataset ?? stage.dataset,
         embeddings: stage.embeddings && { ...stage.embeddings, source: stages[i]?.embeddings?.source ?? stage.embeddings.source },
+        evaluation: stage.evaluation && { ...stage.evaluation, dataset: stages[i]?.evaluation?.dataset ?? stage.evaluation.dataset },
       })),
     },
   };
@@ -118,6 +120,7 @@ function readStage(stage: proto.TuningStage, path: string, identity: Identity, f
     labelTemplate: readLabelTemplate(stage.labelTemplate, `${path}.label_template`, fields),
     savedActivations: readSavedActivations(stage.savedActivations, `${path}.saved_activations`, fields),
     packing: stage.packing ? true : undefined,
+    evaluation: readEvaluation(stage.evaluation, `${path}.evaluation`, identity, fields),
   });
 }
 

@@ -4,6 +4,7 @@
  * that counters stand for them; weights, optimizer moments and the best weights so far are tensors.
  * Where checkpoints are kept is the caller's: nothing here reads or writes files.
  */
+import type { EvaluationValues } from './evaluation-specification.js';
 import type { StageOutcome } from './events.js';
 
 /** Raised when a state of an earlier format can no longer be read. */
@@ -43,6 +44,13 @@ export interface CheckpointState {
   /** Rows left out in the stages so far, the current one not counted. */
   readonly skippedRows: number;
   readonly lora: readonly CheckpointLora[];
+  /** What the stage's evaluations remember: the newest, the best (its weights are tensors), and how long none has been better. */
+  readonly evaluation?: {
+    readonly step: number;
+    readonly values: EvaluationValues;
+    readonly best?: { readonly step: number; readonly values: EvaluationValues };
+    readonly stopping?: { readonly best: number; readonly since: number };
+  };
   /** Of a classification head, whose weight is among the tensors. */
   readonly head?: { readonly labels: readonly string[]; readonly template: string };
 }
@@ -55,7 +63,7 @@ export interface CheckpointTensor {
 
 /**
  * Tensors by name: `model/{tensor}` that differ from the base, `model/{module}.lora_A.weight` and its like, and of the current stage
- * `{optimizer}/{moment}/{parameter}` and `objective/reference`.
+ * `{optimizer}/{moment}/{parameter}`, `objective/reference` and `best/{parameter}`.
  */
 export interface TrainingCheckpoint {
   readonly state: CheckpointState;

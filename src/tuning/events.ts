@@ -1,5 +1,6 @@
 /** What a running job reports, and what a finished one gives back. Plain JSON values only. */
 import type { LoraInput, VariantInput } from '../adapters/index.js';
+import type { EvaluationValues } from './evaluation-specification.js';
 import type { EmbeddingReport } from '../models/pretrained-embeddings.js';
 
 export interface StepEvent {
@@ -38,6 +39,24 @@ export interface CheckpointEvent {
   readonly bytes: number;
 }
 
+/** Held-out rows were measured. */
+export interface EvaluationEvent {
+  readonly kind: 'evaluation';
+  readonly stage: number;
+  readonly step: number;
+  readonly values: EvaluationValues;
+  /** Whether these are the best weights so far, by the metric that the stage keeps the best of. */
+  readonly best: boolean;
+}
+
+/** How a stage's evaluations ended. */
+export interface StageEvaluationOutcome {
+  /** Step of the weights that the stage ended with: the best one where it keeps that, else of the last evaluation. */
+  readonly step: number;
+  readonly values: EvaluationValues;
+  readonly stoppedEarly: boolean;
+}
+
 /** What a stage has done so far. */
 export interface StageOutcome {
   readonly steps: number;
@@ -45,6 +64,8 @@ export interface StageOutcome {
   readonly tokens: number;
   readonly elapsedMs: number;
   readonly peakMemoryBytes: number;
+  /** Of a stage that is done and had held-out rows. */
+  readonly evaluation?: StageEvaluationOutcome;
 }
 
 /** The embeddings were replaced; the first step comes next. */
@@ -63,6 +84,8 @@ export interface TuningResult {
   readonly peakMemoryBytes: number;
   /** Rows that were left out because no token of theirs counts. */
   readonly skippedRows: number;
+  /** Of the last stage that measured held-out rows. */
+  readonly evaluation?: StageEvaluationOutcome;
   /** Where the embeddings were replaced. */
   readonly embeddings?: EmbeddingReport;
 }

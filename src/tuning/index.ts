@@ -1,7 +1,9 @@
 /** Tuning: what to train, how, and the loop that does it. */
 export { checkSpecification, resolveStage, type Component, type EmbeddingsSpecification, type Layers, type LoraPattern, type LoraSelection, type RateGroup, type ResolvedStage, type SavedActivations, type Schedule, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
 export type { EmbeddingReport } from '../models/pretrained-embeddings.js';
-export type { CheckpointEvent, EmbeddingsEvent, StageOutcome, StepEvent, TuningResult } from './events.js';
+export type { EvaluationMetric, EvaluationSpecification, EvaluationValues } from './evaluation-specification.js';
+export type { LabelEvaluator } from './stage-evaluation.js';
+export type { CheckpointEvent, EmbeddingsEvent, EvaluationEvent, StageEvaluationOutcome, StageOutcome, StepEvent, TuningResult } from './events.js';
 export { CHECKPOINT_FORMAT, DEFAULT_KEPT_CHECKPOINTS, type CheckpointPolicy, type Checkpoints, type CheckpointState, type StoredCheckpoint, type TrainingCheckpoint } from './checkpoint.js';
 export type { ClassificationObjective, LanguageModelObjective, ObjectiveSpecification, PreferenceObjective, ResolvedObjective } from './objective-specification.js';
 export { selectTrainable, type LoraSettings, type TrainablePlan } from './selection.js';

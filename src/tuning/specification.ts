@@ -9,6 +9,7 @@ import type { HeadChoice, ReplaceEmbeddingsInput } from '../models/pretrained-em
 import type { LabelTemplate } from '../models/prompt.js';
 import type { BaseWeightForm } from '../models/training-form-weights.js';
 import type { CheckpointPolicy } from './checkpoint.js';
+import { evaluationViolations, resolveEvaluation, type EvaluationSpecification, type ResolvedEvaluation } from './evaluation-specification.js';
 import { objectiveViolations, resolveObjective, type ObjectiveSpecification, type ResolvedObjective } from './objective-specification.js';
 
 export type Component = 'attention' | 'feedForward' | 'embeddings' | 'norms' | 'head' | 'biases';
@@ -137,6 +138,8 @@ export interface StageSpecification {
   readonly objective?: ObjectiveSpecification;
   /** How the language model's objective words rows of text and label. */
   readonly labelTemplate?: LabelTemplate;
+  /** Held-out rows that are measured while the stage trains. */
+  readonly evaluation?: EvaluationSpecification;
   readonly savedActivations?: SavedActivations;
   /** Several rows of data in one row of a micro-batch, each seeing only itself. Changes memory and time, never the step. Default false. */
   readonly packing?: boolean;
@@ -177,6 +180,7 @@ export interface ResolvedStage {
   readonly maxGradientNorm: number;
   readonly objective: ResolvedObjective;
   readonly labelTemplate: LabelTemplate | undefined;
+  readonly evaluation: ResolvedEvaluation | undefined;
   readonly savedActivations: SavedActivations;
   readonly packing: boolean;
 }
@@ -244,7 +248,7 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
   for (const [i, epsilon] of (stage.adafactor?.epsilons ?? []).entries()) rules.check(`adafactor.epsilons[${i}]`, epsilon > 0 && epsilon <= 1, `must be above 0 and at most 1, not ${epsilon}`);
   rules.check('adafactor.clipThreshold', (stage.adafactor?.clipThreshold ?? 1) >= 1, `must be at least 1, not ${stage.adafactor?.clipThreshold ?? ''}`);
   rules.check('maxGradientNorm', stage.maxGradientNorm === undefined || (stage.maxGradientNorm >= 0 && Number.isFinite(stage.maxGradientNorm)), 'must be 0 (off) or above');
-  rules.violations.push(...objectiveViolations(stage.objective, `${path}.objective`));
+  rules.violations.push(...objectiveViolations(stage.objective, `${path}.objective`), ...evaluationViolations(stage.evaluation, resolveObjective(stage.objective), `${path}.evaluation`));
   if (rules.violations.length > 0) throw invalidFields(rules.violations);
   const schedule: Schedule = stage.schedule ?? { kind: 'linear', warmupRatio: 0.03 };
   return {
@@ -266,6 +270,7 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
     maxGradientNorm: stage.maxGradientNorm ?? 1,
     objective: resolveObjective(stage.objective),
     labelTemplate: stage.labelTemplate,
+    evaluation: resolveEvaluation(stage.evaluation),
     savedActivations: stage.savedActivations ?? 'linear',
     packing: stage.packing ?? false,
   };

@@ -3,7 +3,7 @@
  * what the next begins with. Keeps checkpoints between steps and goes on from one: the result is the same to the byte.
  */
 import { createHash } from 'node:crypto';
-import { LoricaError } from '../common/errors.js';
+import { invalidFields, LoricaError } from '../common/errors.js';
 import { silentLogger, type Logger } from '../common/logger.js';
 import type { DecoderConfig } from '../models/config.js';
 import type { Checkpoint } from '../models/checkpoint.js';
@@ -11,11 +11,13 @@ import type { EmbeddingReport, WordVectors } from '../models/pretrained-embeddin
 import type { PromptExample } from '../models/prompt.js';
 import { CHECKPOINT_FORMAT, type Checkpoints, type CheckpointState, type StoredCheckpoint } from './checkpoint.js';
 import { CheckpointKeeper, isInterruption } from './checkpoint-keeper.js';
-import type { CheckpointEvent, StageOutcome, StepEvent, TuningResult } from './events.js';
+import { rises } from './evaluation-specification.js';
+import type { CheckpointEvent, EvaluationEvent, StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
 import type { Objective } from './objective.js';
 import { selectTrainable } from './selection.js';
 import type { EmbeddingsSpecification, ResolvedStage, TuningSpecification } from './specification.js';
+import { StageEvaluation, type LabelEvaluator } from './stage-evaluation.js';
 import { stageObjective } from './stage-objective.js';
 import { readStageRows, type StageRows } from './stage-rows.js';
 import type { StartingModel } from './starting-model.js';
@@ -36,13 +38,15 @@ export interface TuningInput {
   /** Called after every step, in order; awaited. A step that a job makes again after a crash is reported again, with the same loss. */
   readonly emit: (event: StepEvent) => void | Promise<void>;
   /** What else happened; awaited. */
-  readonly report?: (event: CheckpointEvent) => void | Promise<void>;
+  readonly report?: (event: CheckpointEvent | EvaluationEvent) => void | Promise<void>;
   /** Its reason decides: after CANCELLED and JOB_LOST nothing is kept, before any other end a checkpoint is. */
   readonly signal?: AbortSignal;
   readonly activationBudgetBytes?: number;
   /** Where checkpoints are kept and taken from; without, an interrupted job begins anew. */
   readonly checkpoints?: Checkpoints;
   readonly logger?: Logger;
+  /** Needed where a stage measures accuracy or macro-F1. */
+  readonly evaluateLabels?: LabelEvaluator;
 }
 
 /** Rows of a stage with the SHA-256 of what they feed. */
@@ -57,6 +61,7 @@ interface Standing {
   readonly digest: string;
   readonly objective: Objective;
   readonly progress: StageProgress;
+  readonly evaluation: StageEvaluation | undefined;
 }
 
 const REFERENCE = 'objective/reference';
@@ -92,6 +97,7 @@ export class TuningRun {
     const { seed } = this.input.specification;
     const stage = this.stages[index]!;
     let begun = stored !== undefined || index === 0;
+    let evaluation: StageEvaluation | undefined;
     try {
       const { read, digest } = await this.rowsOf(index);
       if (stage.objective.kind === 'classification') this.working.classify({ labels: read.labels!, template: stage.objective.template }, seed);
@@ -99,24 +105,52 @@ export class TuningRun {
       const current = stored?.state.current;
       const reference = current === undefined ? undefined : await storedReference(stored!);
       const objective = await stageObjective(read, stage, this.lease, model, { signal: this.input.signal, reference });
+      evaluation = await this.evaluation(index, { read, model });
+      if (stored?.state.evaluation !== undefined) await evaluation?.restore(stored.state.evaluation, stored);
+      let stoppedEarly = false;
+      const standing = (progress: StageProgress): Standing => ({ digest, objective, progress, evaluation });
       const outcome = await trainStage({
         lease: this.lease, model, stage, stageIndex: index, peakRate, objective, seed, emit: this.input.emit, signal: this.input.signal,
         ...(this.input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: this.input.activationBudgetBytes }),
         ...(current === undefined ? {} : { resume: { outcome: current, read: async (moment) => (await stored!.read(moment)) as Float32Array } }),
         between: async (progress) => {
           begun = true;
-          if (this.keeper?.due(progress.outcome.steps) === true) await this.keep(index, { digest, objective, progress });
-          return 'continue';
+          stoppedEarly = (await evaluation?.after(progress)) === 'stop';
+          if (this.keeper?.due(progress.outcome.steps) === true) await this.keep(index, standing(progress));
+          return stoppedEarly ? 'stop' : 'continue';
         },
-        failed: (error, progress) => this.failed(error, index, { digest, objective, progress }),
+        failed: (error, progress) => this.failed(error, index, standing(progress)),
       });
-      this.finished.push(outcome);
+      this.finished.push({ ...outcome, ...(evaluation === undefined ? {} : { evaluation: evaluation.finish(stoppedEarly) }) });
       this.skippedRows += read.skipped;
     } catch (error) {
       // The stage before is done and this one has not made a step: what stands is the beginning of this one.
       if (!begun && isInterruption(this.input.signal)) await this.keep(index, undefined);
       throw error;
+    } finally {
+      evaluation?.dispose();
     }
+  }
+
+  /** The held-out rows of a stage, worded and scored as its own. */
+  private async evaluation(index: number, { read, model }: { readonly read: StageRows; readonly model: StageInput['model'] }): Promise<StageEvaluation | undefined> {
+    const stage = this.stages[index]!;
+    const { evaluation, objective: { kind }, maxLengthTokens, labelTemplate } = stage;
+    if (evaluation === undefined) return undefined;
+    const { checkpoint, signal, evaluateLabels, report = () => undefined } = this.input;
+    const path = `specification.stages[${index}].evaluation.dataset`;
+    const examples: PromptExample[] = [];
+    for await (const example of this.input.examples(evaluation.dataset)) examples.push(example);
+    const labelled = evaluation.metrics.some(rises);
+    if (labelled && examples.some((example) => example.kind !== 'label')) throw invalidFields([{ field: path, description: 'accuracy and macro-F1 need rows of text and label' }]);
+    const heldOut = { ...stage, dataset: evaluation.dataset, packing: false };
+    const rows = await readStageRows(examples, heldOut, checkpoint, { signal, path, ...(read.labels === undefined ? {} : { labels: read.labels }) });
+    return StageEvaluation.create({
+      lease: this.lease, model, evaluation, stageIndex: index, checkpoint, evaluateLabels, report, signal, labelTemplate, maxLengthTokens,
+      objective: await stageObjective(rows, heldOut, this.lease, model, { signal }),
+      examples: labelled ? examples : [],
+      classifier: kind === 'classification' ? { labels: read.labels!, template: stage.objective.kind === 'classification' ? stage.objective.template : '' } : undefined,
+    });
   }
 
   /** Before a stage ends with an error: what stands is kept where the job is to go on, or when nothing else would be left of it. */
@@ -137,10 +171,12 @@ export class TuningRun {
     const { lora, head, tensors } = this.working.snapshot();
     const state = { stage, finished: this.finished, skippedRows: this.skippedRows, lora, ...(head === undefined ? {} : { head }) };
     if (standing === undefined) return this.keeper?.save({ ...state, identity: this.identity, step: 0 }, tensors);
-    const { digest, objective, progress } = standing;
+    const { digest, objective, progress, evaluation } = standing;
+    const evaluated = evaluation?.snapshot();
+    for (const [name, best] of evaluated?.tensors ?? []) tensors.set(name, best);
     for (const [name, moment] of progress.optimizer.moments()) tensors.set(name, moment);
     if (objective.reference !== undefined) tensors.set(REFERENCE, { shape: [objective.reference.length], data: objective.reference });
-    return this.keeper?.save({ ...state, identity: { ...this.identity, rows: digest }, step: progress.outcome.steps, current: progress.outcome }, tensors);
+    return this.keeper?.save({ ...state, identity: { ...this.identity, rows: digest }, step: progress.outcome.steps, current: progress.outcome, ...(evaluated === undefined ? {} : { evaluation: evaluated.state }) }, tensors);
   }
 
   private async restore(stored: StoredCheckpoint): Promise<void> {
@@ -222,10 +258,12 @@ export async function beginStage(working: WorkingModel, config: DecoderConfig, s
 }
 
 function summary(outcomes: readonly StageOutcome[]): Omit<TuningResult, 'content' | 'skippedRows'> {
+  const evaluation = outcomes.findLast((outcome) => outcome.evaluation !== undefined)?.evaluation;
   const total = (key: 'steps' | 'tokens' | 'elapsedMs'): number => outcomes.reduce((sum, outcome) => sum + outcome[key], 0);
   return {
     steps: total('steps'), tokens: total('tokens'), finalLoss: outcomes.at(-1)!.finalLoss,
     tokensPerSecond: (1000 * total('tokens')) / total('elapsedMs'),
     peakMemoryBytes: Math.max(...outcomes.map((outcome) => outcome.peakMemoryBytes)),
+    ...(evaluation === undefined ? {} : { evaluation }),
   };
 }

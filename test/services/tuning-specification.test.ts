@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { EvaluationMetric } from '../../src/gen/lorica/v1/training.js';
 import * as proto from '../../src/gen/lorica/v1/tuning.js';
 import { Fields } from '../../src/services/fields.js';
 import {
@@ -43,7 +44,9 @@ describe('readTuningSpecification', () => {
     const held = (more: Partial) => read({ ...base, stages: [stage()], ...more });
     expect(held({ baseWeights: proto.BaseWeights.BASE_WEIGHTS_INT4 }).request.specification).toMatchObject({ baseWeights: 'int4' });
     expect(held({ int8Products: true }).request.specification).toMatchObject({ int8Products: true });
-    expect(held({ baseWeights: proto.BaseWeights.UNRECOGNIZED }).violations.map(({ field }) => field)).toEqual(['specification.base_weights']);
+    expect(held({ baseWeights: proto.BaseWeights.UNRECOGNIZED }).violations.map(({ field }) => field)).toEqual([
+      'specification.base_weights',
+    ]);
   });
 
   test("the defaults that the proto comments state are the tuning layer's", () => {
@@ -138,6 +141,43 @@ describe('readTuningSpecification', () => {
       maxGradientNorm: 1,
       adafactor: { beta2Decay: -0.8, epsilons: [2 ** -23, 1e-3], clipThreshold: 1 },
     });
+  });
+
+  test('an evaluation arrives with its dataset by its canonical name, and is refused field by field', () => {
+    const { EVALUATION_METRIC_LOSS, EVALUATION_METRIC_MACRO_F1, EVALUATION_METRIC_UNSPECIFIED } = EvaluationMetric;
+    const evaluation = {
+      dataset: 'tenants/-/datasets/held',
+      everySteps: 5,
+      metrics: [EVALUATION_METRIC_LOSS],
+      earlyStopping: { metric: EVALUATION_METRIC_LOSS, patience: 3, minDelta: 0.01 },
+      keepBest: EVALUATION_METRIC_MACRO_F1,
+    };
+    const { request, violations } = read({ ...base, stages: [stage({ evaluation })] });
+    expect(violations).toEqual([]);
+    expect(request.specification.stages[0]!.evaluation).toEqual({
+      dataset: 'tenants/acme/datasets/held',
+      everySteps: 5,
+      metrics: ['loss'],
+      earlyStopping: { metric: 'loss', patience: 3, minDelta: 0.01 },
+      keepBest: 'macroF1',
+    });
+    expect(request.canonical.stages[0]!.evaluation!.dataset).toBe('tenants/acme/datasets/held');
+    const broken = {
+      dataset: 'held',
+      everySteps: 0,
+      metrics: [EVALUATION_METRIC_UNSPECIFIED],
+      earlyStopping: { patience: 0, minDelta: -1 },
+    };
+    const at = 'specification.stages[0].evaluation';
+    expect(
+      read({ ...base, stages: [stage({ evaluation: broken })] })
+        .violations.map(({ field }) => field)
+        .sort(),
+    ).toEqual(
+      ['dataset', 'early_stopping.metric', 'early_stopping.min_delta', 'early_stopping.patience', 'every_steps', 'metrics[0]'].map(
+        (field) => `${at}.${field}`,
+      ),
+    );
   });
 
   test('a broken Adafactor and checkpoint policy are refused field by field', () => {

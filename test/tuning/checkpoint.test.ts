@@ -66,11 +66,16 @@ const CASES: Readonly<Record<string, readonly StageSpecification[]>> = {
   'adafactor, lora': [{ ...lora(), adafactor: {} }],
   'a layer inserted, with dropout': [{ ...full, architecture: { insert: [{ at: 1 }], dropout: { attention: 0.2, residual: 0.1, embedding: 0.1 } } }],
   classification: [{ ...STAGE, dataset: 'labels', trainable: { kind: 'lora', rank: 2 }, objective: { kind: 'classification', template: '{text}' } }, { ...full, steps: 2 }],
+  'evaluated, the best kept, stopped early': [
+    { ...lora(), steps: 6, evaluation: { dataset: 'held', everySteps: 1, earlyStopping: { metric: 'loss', patience: 2 }, keepBest: 'loss' }, learningRate: 0.05 },
+    { ...lora(), steps: 2 },
+  ],
   preference: [{ ...lora(), steps: 2 }, { ...lora(), dataset: 'pairs', objective: { kind: 'preference' }, steps: 5 }],
 };
 
 const ROWS: Readonly<Record<string, readonly PromptExample[]>> = {
   d: EXAMPLES,
+  held: EXAMPLES.map((example, i) => ({ ...example, completion: WORDS[(i * 7 + 1) % 9]! })) as PromptExample[],
   labels: WORDS.map((word, i) => ({ kind: 'label', text: `The ${word} was fine`, label: i % 2 === 0 ? 'even' : 'odd' })),
   pairs: WORDS.map((word, i) => ({ kind: 'preference', prompt: `The ${word} was`, chosen: WORDS[(i + 1) % 9]!, rejected: WORDS[(i + 4) % 9]! })),
 };
@@ -89,7 +94,7 @@ async function run(spec: TuningSpecification, more: Partial<TuningInput> = {}): 
   const kept: CheckpointEvent[] = [];
   const job = runTuning({
     checkpoint, host: new TrainingHost(runtime), specification: spec, examples: (dataset) => ROWS[dataset]!,
-    emit: (event) => { steps.push(event); }, report: (event) => { kept.push(event); }, ...more,
+    emit: (event) => { steps.push(event); }, report: (event) => { if (event.kind === 'checkpoint') kept.push(event); }, ...more,
   });
   return job.then((result) => ({ result, steps, kept }), (error: unknown) => ({ error, steps, kept }));
 }

@@ -569,8 +569,19 @@ export interface TuningResult {
   skippedRows: number;
   /** Time from the first step to the last, seconds. */
   seconds: number;
+  /** Of the last stage with an evaluation: the step of the weights that it ended with, the best one where it keeps that. 0 without. */
+  bestStep: number;
+  /** Of the last stage with an evaluation: whether it ended before its last step. */
+  stoppedEarly: boolean;
+  /** What was measured on held-out rows at best_step, by metric in lower case, such as "macro_f1". */
+  evaluation: { [key: string]: number };
   /** Where the embeddings were replaced: how the vectors covered the vocabulary and the data. */
   embeddings?: EmbeddingReport | undefined;
+}
+
+export interface TuningResult_EvaluationEntry {
+  key: string;
+  value: number;
 }
 
 /**
@@ -2032,6 +2043,9 @@ function createBaseTuningResult(): TuningResult {
     peakMemoryBytes: 0,
     skippedRows: 0,
     seconds: 0,
+    bestStep: 0,
+    stoppedEarly: false,
+    evaluation: {},
     embeddings: undefined,
   };
 }
@@ -2062,6 +2076,15 @@ export const TuningResult: MessageFns<TuningResult> = {
     if (message.seconds !== 0) {
       writer.uint32(65).double(message.seconds);
     }
+    if (message.bestStep !== 0) {
+      writer.uint32(72).int32(message.bestStep);
+    }
+    if (message.stoppedEarly !== false) {
+      writer.uint32(80).bool(message.stoppedEarly);
+    }
+    globalThis.Object.entries(message.evaluation).forEach(([key, value]: [string, number]) => {
+      TuningResult_EvaluationEntry.encode({ key: key as any, value }, writer.uint32(90).fork()).join();
+    });
     if (message.embeddings !== undefined) {
       EmbeddingReport.encode(message.embeddings, writer.uint32(98).fork()).join();
     }
@@ -2145,6 +2168,33 @@ export const TuningResult: MessageFns<TuningResult> = {
             message.seconds = reader.double();
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.bestStep = reader.int32();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.stoppedEarly = reader.bool();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            const entry11 = TuningResult_EvaluationEntry.decode(reader, reader.uint32());
+            if (entry11.value !== undefined) {
+              message.evaluation[entry11.key] = entry11.value;
+            }
+            continue;
+          }
           case 12: {
             if (tag !== 98) {
               break;
@@ -2195,6 +2245,30 @@ export const TuningResult: MessageFns<TuningResult> = {
         ? globalThis.Number(object.skipped_rows)
         : 0,
       seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+      bestStep: isSet(object.bestStep)
+        ? globalThis.Number(object.bestStep)
+        : isSet(object.best_step)
+        ? globalThis.Number(object.best_step)
+        : 0,
+      stoppedEarly: isSet(object.stoppedEarly)
+        ? globalThis.Boolean(object.stoppedEarly)
+        : isSet(object.stopped_early)
+        ? globalThis.Boolean(object.stopped_early)
+        : false,
+      evaluation: isObject(object.evaluation)
+        ? (globalThis.Object.entries(object.evaluation) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
       embeddings: isSet(object.embeddings) ? EmbeddingReport.fromJSON(object.embeddings) : undefined,
     };
   },
@@ -2225,6 +2299,21 @@ export const TuningResult: MessageFns<TuningResult> = {
     if (message.seconds !== 0) {
       obj.seconds = floatToJson(message.seconds);
     }
+    if (message.bestStep !== 0) {
+      obj.bestStep = Math.round(message.bestStep);
+    }
+    if (message.stoppedEarly !== false) {
+      obj.stoppedEarly = message.stoppedEarly;
+    }
+    if (message.evaluation) {
+      const entries = globalThis.Object.entries(message.evaluation) as [string, number][];
+      if (entries.length > 0) {
+        obj.evaluation = {};
+        entries.forEach(([k, v]) => {
+          obj.evaluation[k] = floatToJson(v);
+        });
+      }
+    }
     if (message.embeddings !== undefined) {
       obj.embeddings = EmbeddingReport.toJSON(message.embeddings);
     }
@@ -2244,9 +2333,105 @@ export const TuningResult: MessageFns<TuningResult> = {
     message.peakMemoryBytes = object.peakMemoryBytes ?? 0;
     message.skippedRows = object.skippedRows ?? 0;
     message.seconds = object.seconds ?? 0;
+    message.bestStep = object.bestStep ?? 0;
+    message.stoppedEarly = object.stoppedEarly ?? false;
+    message.evaluation = (globalThis.Object.entries(object.evaluation ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
     message.embeddings = (object.embeddings !== undefined && object.embeddings !== null)
       ? EmbeddingReport.fromPartial(object.embeddings)
       : undefined;
+    return message;
+  },
+};
+
+function createBaseTuningResult_EvaluationEntry(): TuningResult_EvaluationEntry {
+  return { key: "", value: 0 };
+}
+
+export const TuningResult_EvaluationEntry: MessageFns<TuningResult_EvaluationEntry> = {
+  encode(message: TuningResult_EvaluationEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(17).double(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TuningResult_EvaluationEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTuningResult_EvaluationEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.value = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): TuningResult_EvaluationEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.Number(object.value) : 0,
+    };
+  },
+
+  toJSON(message: TuningResult_EvaluationEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== 0) {
+      obj.value = floatToJson(message.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<TuningResult_EvaluationEntry>): TuningResult_EvaluationEntry {
+    return TuningResult_EvaluationEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TuningResult_EvaluationEntry>): TuningResult_EvaluationEntry {
+    const message = createBaseTuningResult_EvaluationEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
     return message;
   },
 };

@@ -4,7 +4,82 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 
-/** How training goes on and is looked after: checkpoints. */
+/** How training goes on and is looked after: checkpoints, evaluation. */
+
+/** A figure of held-out rows. */
+export enum EvaluationMetric {
+  /** EVALUATION_METRIC_UNSPECIFIED - Not given. */
+  EVALUATION_METRIC_UNSPECIFIED = "EVALUATION_METRIC_UNSPECIFIED",
+  /** EVALUATION_METRIC_LOSS - Mean loss of the stage's objective, nats per token (or row). */
+  EVALUATION_METRIC_LOSS = "EVALUATION_METRIC_LOSS",
+  /** EVALUATION_METRIC_PERPLEXITY - Exponential of the loss. Only for the language model's objective. */
+  EVALUATION_METRIC_PERPLEXITY = "EVALUATION_METRIC_PERPLEXITY",
+  /** EVALUATION_METRIC_ACCURACY - Share of right labels; rows of text and label. By the log-likelihood of the labels, or by the classification head. */
+  EVALUATION_METRIC_ACCURACY = "EVALUATION_METRIC_ACCURACY",
+  /** EVALUATION_METRIC_MACRO_F1 - Unweighted mean of the labels' F1; rows of text and label. */
+  EVALUATION_METRIC_MACRO_F1 = "EVALUATION_METRIC_MACRO_F1",
+  UNRECOGNIZED = "UNRECOGNIZED",
+}
+
+export function evaluationMetricFromJSON(object: any): EvaluationMetric {
+  switch (object) {
+    case 0:
+    case "EVALUATION_METRIC_UNSPECIFIED":
+      return EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED;
+    case 1:
+    case "EVALUATION_METRIC_LOSS":
+      return EvaluationMetric.EVALUATION_METRIC_LOSS;
+    case 2:
+    case "EVALUATION_METRIC_PERPLEXITY":
+      return EvaluationMetric.EVALUATION_METRIC_PERPLEXITY;
+    case 3:
+    case "EVALUATION_METRIC_ACCURACY":
+      return EvaluationMetric.EVALUATION_METRIC_ACCURACY;
+    case 4:
+    case "EVALUATION_METRIC_MACRO_F1":
+      return EvaluationMetric.EVALUATION_METRIC_MACRO_F1;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return EvaluationMetric.UNRECOGNIZED;
+  }
+}
+
+export function evaluationMetricToJSON(object: EvaluationMetric): string {
+  switch (object) {
+    case EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED:
+      return "EVALUATION_METRIC_UNSPECIFIED";
+    case EvaluationMetric.EVALUATION_METRIC_LOSS:
+      return "EVALUATION_METRIC_LOSS";
+    case EvaluationMetric.EVALUATION_METRIC_PERPLEXITY:
+      return "EVALUATION_METRIC_PERPLEXITY";
+    case EvaluationMetric.EVALUATION_METRIC_ACCURACY:
+      return "EVALUATION_METRIC_ACCURACY";
+    case EvaluationMetric.EVALUATION_METRIC_MACRO_F1:
+      return "EVALUATION_METRIC_MACRO_F1";
+    case EvaluationMetric.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function evaluationMetricToNumber(object: EvaluationMetric): number {
+  switch (object) {
+    case EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED:
+      return 0;
+    case EvaluationMetric.EVALUATION_METRIC_LOSS:
+      return 1;
+    case EvaluationMetric.EVALUATION_METRIC_PERPLEXITY:
+      return 2;
+    case EvaluationMetric.EVALUATION_METRIC_ACCURACY:
+      return 3;
+    case EvaluationMetric.EVALUATION_METRIC_MACRO_F1:
+      return 4;
+    case EvaluationMetric.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
 
 /**
  * When a job keeps checkpoints. A job that is paused, or whose server stops or dies, goes on from its newest one and ends with the same
@@ -32,6 +107,51 @@ export interface CheckpointSaved {
   name: string;
   /** Of its tensors. */
   bytes: number;
+}
+
+/** Held-out rows that are measured while a stage trains. */
+export interface StageEvaluation {
+  /** `tenants/{t}/datasets/{d}`. Required. */
+  dataset: string;
+  /** Steps between two evaluations; the last step is always one. Range 1 to 1,000,000. Default: one after every epoch. */
+  everySteps?:
+    | number
+    | undefined;
+  /** What is measured, each once. Metrics that the fields below name are measured as well. Default: LOSS. */
+  metrics: EvaluationMetric[];
+  /** Ends the stage when it no longer gets better. Default: not. */
+  earlyStopping?:
+    | EarlyStopping
+    | undefined;
+  /** The stage ends with the weights that were best by this metric, the first of equal ones. Default: with the last weights. */
+  keepBest: EvaluationMetric;
+}
+
+/** Ends a stage after `patience` evaluations in a row that are not better than the best before by more than `min_delta`. */
+export interface EarlyStopping {
+  /** Required. */
+  metric: EvaluationMetric;
+  /** Range 1 to 1,000. Required. */
+  patience: number;
+  /** Range 0 to 1,000. Default 0. */
+  minDelta?: number | undefined;
+}
+
+/** Held-out rows were measured. */
+export interface EvaluationDone {
+  /** Index of the stage, from 0. */
+  stage: number;
+  /** Step within the stage, from 1. */
+  step: number;
+  /** By metric in lower case, such as "macro_f1". */
+  values: { [key: string]: number };
+  /** Whether these are the best weights so far by `keep_best`. */
+  best: boolean;
+}
+
+export interface EvaluationDone_ValuesEntry {
+  key: string;
+  value: number;
 }
 
 function createBaseCheckpointPolicy(): CheckpointPolicy {
@@ -240,6 +360,518 @@ export const CheckpointSaved: MessageFns<CheckpointSaved> = {
   },
 };
 
+function createBaseStageEvaluation(): StageEvaluation {
+  return {
+    dataset: "",
+    everySteps: undefined,
+    metrics: [],
+    earlyStopping: undefined,
+    keepBest: EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED,
+  };
+}
+
+export const StageEvaluation: MessageFns<StageEvaluation> = {
+  encode(message: StageEvaluation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataset !== "") {
+      writer.uint32(10).string(message.dataset);
+    }
+    if (message.everySteps !== undefined) {
+      writer.uint32(16).int32(message.everySteps);
+    }
+    if (message.metrics.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.metrics) {
+        writer.int32(evaluationMetricToNumber(v));
+      }
+      writer.join();
+    }
+    if (message.earlyStopping !== undefined) {
+      EarlyStopping.encode(message.earlyStopping, writer.uint32(34).fork()).join();
+    }
+    if (message.keepBest !== EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED) {
+      writer.uint32(40).int32(evaluationMetricToNumber(message.keepBest));
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StageEvaluation {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStageEvaluation();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.dataset = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.everySteps = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag === 24) {
+              message.metrics.push(evaluationMetricFromJSON(reader.int32()));
+
+              continue;
+            }
+
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.metrics.push(evaluationMetricFromJSON(reader.int32()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.earlyStopping = EarlyStopping.decode(reader, reader.uint32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.keepBest = evaluationMetricFromJSON(reader.int32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StageEvaluation {
+    return {
+      dataset: isSet(object.dataset) ? globalThis.String(object.dataset) : "",
+      everySteps: isSet(object.everySteps)
+        ? globalThis.Number(object.everySteps)
+        : isSet(object.every_steps)
+        ? globalThis.Number(object.every_steps)
+        : undefined,
+      metrics: globalThis.Array.isArray(object?.metrics)
+        ? object.metrics.map((e: any) => evaluationMetricFromJSON(e))
+        : [],
+      earlyStopping: isSet(object.earlyStopping)
+        ? EarlyStopping.fromJSON(object.earlyStopping)
+        : isSet(object.early_stopping)
+        ? EarlyStopping.fromJSON(object.early_stopping)
+        : undefined,
+      keepBest: isSet(object.keepBest)
+        ? evaluationMetricFromJSON(object.keepBest)
+        : isSet(object.keep_best)
+        ? evaluationMetricFromJSON(object.keep_best)
+        : EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED,
+    };
+  },
+
+  toJSON(message: StageEvaluation): unknown {
+    const obj: any = {};
+    if (message.dataset !== "") {
+      obj.dataset = message.dataset;
+    }
+    if (message.everySteps !== undefined) {
+      obj.everySteps = Math.round(message.everySteps);
+    }
+    if (message.metrics?.length) {
+      obj.metrics = message.metrics.map((e) => evaluationMetricToJSON(e));
+    }
+    if (message.earlyStopping !== undefined) {
+      obj.earlyStopping = EarlyStopping.toJSON(message.earlyStopping);
+    }
+    if (message.keepBest !== EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED) {
+      obj.keepBest = evaluationMetricToJSON(message.keepBest);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<StageEvaluation>): StageEvaluation {
+    return StageEvaluation.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<StageEvaluation>): StageEvaluation {
+    const message = createBaseStageEvaluation();
+    message.dataset = object.dataset ?? "";
+    message.everySteps = object.everySteps ?? undefined;
+    message.metrics = object.metrics?.map((e) => e) || [];
+    message.earlyStopping = (object.earlyStopping !== undefined && object.earlyStopping !== null)
+      ? EarlyStopping.fromPartial(object.earlyStopping)
+      : undefined;
+    message.keepBest = object.keepBest ?? EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED;
+    return message;
+  },
+};
+
+function createBaseEarlyStopping(): EarlyStopping {
+  return { metric: EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED, patience: 0, minDelta: undefined };
+}
+
+export const EarlyStopping: MessageFns<EarlyStopping> = {
+  encode(message: EarlyStopping, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.metric !== EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED) {
+      writer.uint32(8).int32(evaluationMetricToNumber(message.metric));
+    }
+    if (message.patience !== 0) {
+      writer.uint32(16).int32(message.patience);
+    }
+    if (message.minDelta !== undefined) {
+      writer.uint32(25).double(message.minDelta);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): EarlyStopping {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseEarlyStopping();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.metric = evaluationMetricFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.patience = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.minDelta = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): EarlyStopping {
+    return {
+      metric: isSet(object.metric)
+        ? evaluationMetricFromJSON(object.metric)
+        : EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED,
+      patience: isSet(object.patience) ? globalThis.Number(object.patience) : 0,
+      minDelta: isSet(object.minDelta)
+        ? globalThis.Number(object.minDelta)
+        : isSet(object.min_delta)
+        ? globalThis.Number(object.min_delta)
+        : undefined,
+    };
+  },
+
+  toJSON(message: EarlyStopping): unknown {
+    const obj: any = {};
+    if (message.metric !== EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED) {
+      obj.metric = evaluationMetricToJSON(message.metric);
+    }
+    if (message.patience !== 0) {
+      obj.patience = Math.round(message.patience);
+    }
+    if (message.minDelta !== undefined) {
+      obj.minDelta = floatToJson(message.minDelta);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<EarlyStopping>): EarlyStopping {
+    return EarlyStopping.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<EarlyStopping>): EarlyStopping {
+    const message = createBaseEarlyStopping();
+    message.metric = object.metric ?? EvaluationMetric.EVALUATION_METRIC_UNSPECIFIED;
+    message.patience = object.patience ?? 0;
+    message.minDelta = object.minDelta ?? undefined;
+    return message;
+  },
+};
+
+function createBaseEvaluationDone(): EvaluationDone {
+  return { stage: 0, step: 0, values: {}, best: false };
+}
+
+export const EvaluationDone: MessageFns<EvaluationDone> = {
+  encode(message: EvaluationDone, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.stage !== 0) {
+      writer.uint32(8).int32(message.stage);
+    }
+    if (message.step !== 0) {
+      writer.uint32(16).int32(message.step);
+    }
+    globalThis.Object.entries(message.values).forEach(([key, value]: [string, number]) => {
+      EvaluationDone_ValuesEntry.encode({ key: key as any, value }, writer.uint32(26).fork()).join();
+    });
+    if (message.best !== false) {
+      writer.uint32(32).bool(message.best);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): EvaluationDone {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseEvaluationDone();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.stage = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            const entry3 = EvaluationDone_ValuesEntry.decode(reader, reader.uint32());
+            if (entry3.value !== undefined) {
+              message.values[entry3.key] = entry3.value;
+            }
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.best = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): EvaluationDone {
+    return {
+      stage: isSet(object.stage) ? globalThis.Number(object.stage) : 0,
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      values: isObject(object.values)
+        ? (globalThis.Object.entries(object.values) as [string, any][]).reduce(
+          (acc: { [key: string]: number }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.Number(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      best: isSet(object.best) ? globalThis.Boolean(object.best) : false,
+    };
+  },
+
+  toJSON(message: EvaluationDone): unknown {
+    const obj: any = {};
+    if (message.stage !== 0) {
+      obj.stage = Math.round(message.stage);
+    }
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.values) {
+      const entries = globalThis.Object.entries(message.values) as [string, number][];
+      if (entries.length > 0) {
+        obj.values = {};
+        entries.forEach(([k, v]) => {
+          obj.values[k] = floatToJson(v);
+        });
+      }
+    }
+    if (message.best !== false) {
+      obj.best = message.best;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<EvaluationDone>): EvaluationDone {
+    return EvaluationDone.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<EvaluationDone>): EvaluationDone {
+    const message = createBaseEvaluationDone();
+    message.stage = object.stage ?? 0;
+    message.step = object.step ?? 0;
+    message.values = (globalThis.Object.entries(object.values ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.best = object.best ?? false;
+    return message;
+  },
+};
+
+function createBaseEvaluationDone_ValuesEntry(): EvaluationDone_ValuesEntry {
+  return { key: "", value: 0 };
+}
+
+export const EvaluationDone_ValuesEntry: MessageFns<EvaluationDone_ValuesEntry> = {
+  encode(message: EvaluationDone_ValuesEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(17).double(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): EvaluationDone_ValuesEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseEvaluationDone_ValuesEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.value = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): EvaluationDone_ValuesEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.Number(object.value) : 0,
+    };
+  },
+
+  toJSON(message: EvaluationDone_ValuesEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== 0) {
+      obj.value = floatToJson(message.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<EvaluationDone_ValuesEntry>): EvaluationDone_ValuesEntry {
+    return EvaluationDone_ValuesEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<EvaluationDone_ValuesEntry>): EvaluationDone_ValuesEntry {
+    const message = createBaseEvaluationDone_ValuesEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
+    return message;
+  },
+};
+
+function floatToJson(value: number | null | undefined): number | string | null | undefined {
+  return typeof value === "number" && !globalThis.Number.isFinite(value) ? globalThis.String(value) : value;
+}
+
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;
 
 type DeepPartial<T> = T extends Builtin ? T
@@ -258,6 +890,10 @@ function longToNumber(int64: { toString(): string }): number {
     throw new globalThis.Error("Value is smaller than Number.MIN_SAFE_INTEGER");
   }
   return num;
+}
+
+function isObject(value: any): boolean {
+  return typeof value === "object" && value !== null;
 }
 
 function isSet(value: any): boolean {

@@ -21,7 +21,7 @@ import { Empty } from "../../google/protobuf/empty.js";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
 import { EmbeddingReport } from "./architecture.js";
 import { TuningJob } from "./resources.js";
-import { CheckpointSaved } from "./training.js";
+import { CheckpointSaved, EvaluationDone } from "./training.js";
 import { TuningSpecification } from "./tuning.js";
 import { Heartbeat } from "./types.js";
 
@@ -192,6 +192,9 @@ export interface TuningJobEvent {
     | //
     /** The job in its final state: the last message of every stream. */
     { $case: "result"; value: TuningJob }
+    | //
+    /** Held-out rows were measured. */
+    { $case: "evaluation"; value: EvaluationDone }
     | //
     /** A checkpoint was kept. */
     { $case: "checkpoint"; value: CheckpointSaved }
@@ -1781,6 +1784,9 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       case "result":
         TuningJob.encode(message.event.value, writer.uint32(50).fork()).join();
         break;
+      case "evaluation":
+        EvaluationDone.encode(message.event.value, writer.uint32(58).fork()).join();
+        break;
       case "checkpoint":
         CheckpointSaved.encode(message.event.value, writer.uint32(66).fork()).join();
         break;
@@ -1852,6 +1858,14 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
             message.event = { $case: "result", value: TuningJob.decode(reader, reader.uint32()) };
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.event = { $case: "evaluation", value: EvaluationDone.decode(reader, reader.uint32()) };
+            continue;
+          }
           case 8: {
             if (tag !== 66) {
               break;
@@ -1892,6 +1906,8 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
         ? { $case: "heartbeat", value: Heartbeat.fromJSON(object.heartbeat) }
         : isSet(object.result)
         ? { $case: "result", value: TuningJob.fromJSON(object.result) }
+        : isSet(object.evaluation)
+        ? { $case: "evaluation", value: EvaluationDone.fromJSON(object.evaluation) }
         : isSet(object.checkpoint)
         ? { $case: "checkpoint", value: CheckpointSaved.fromJSON(object.checkpoint) }
         : isSet(object.embeddings)
@@ -1916,6 +1932,8 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       obj.heartbeat = Heartbeat.toJSON(message.event.value);
     } else if (message.event?.$case === "result") {
       obj.result = TuningJob.toJSON(message.event.value);
+    } else if (message.event?.$case === "evaluation") {
+      obj.evaluation = EvaluationDone.toJSON(message.event.value);
     } else if (message.event?.$case === "checkpoint") {
       obj.checkpoint = CheckpointSaved.toJSON(message.event.value);
     } else if (message.event?.$case === "embeddings") {
@@ -1953,6 +1971,12 @@ export const TuningJobEvent: MessageFns<TuningJobEvent> = {
       case "result": {
         if (object.event?.value !== undefined && object.event?.value !== null) {
           message.event = { $case: "result", value: TuningJob.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "evaluation": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "evaluation", value: EvaluationDone.fromPartial(object.event.value) };
         }
         break;
       }

@@ -4,7 +4,7 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import { ArchitectureEdits, EmbeddingReplacement } from "./architecture.js";
-import { CheckpointPolicy } from "./training.js";
+import { CheckpointPolicy, StageEvaluation } from "./training.js";
 import { LabelTemplate } from "./types.js";
 
 /** The tuning specification: one message says what is trained, on what and how. */
@@ -461,7 +461,11 @@ export interface TuningStage {
     | PreferenceObjective
     | undefined;
   /** Adafactor instead of AdamW. At most one of the two. */
-  adafactor?: Adafactor | undefined;
+  adafactor?:
+    | Adafactor
+    | undefined;
+  /** Held-out rows that are measured while the stage trains. Not with `preference`. Default: none. */
+  evaluation?: StageEvaluation | undefined;
 }
 
 /** A selection of trainable parameters. */
@@ -994,6 +998,7 @@ function createBaseTuningStage(): TuningStage {
     classification: undefined,
     preference: undefined,
     adafactor: undefined,
+    evaluation: undefined,
   };
 }
 
@@ -1054,6 +1059,9 @@ export const TuningStage: MessageFns<TuningStage> = {
     }
     if (message.adafactor !== undefined) {
       Adafactor.encode(message.adafactor, writer.uint32(146).fork()).join();
+    }
+    if (message.evaluation !== undefined) {
+      StageEvaluation.encode(message.evaluation, writer.uint32(154).fork()).join();
     }
     return writer;
   },
@@ -1215,6 +1223,14 @@ export const TuningStage: MessageFns<TuningStage> = {
             message.adafactor = Adafactor.decode(reader, reader.uint32());
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.evaluation = StageEvaluation.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1272,6 +1288,7 @@ export const TuningStage: MessageFns<TuningStage> = {
         : undefined,
       preference: isSet(object.preference) ? PreferenceObjective.fromJSON(object.preference) : undefined,
       adafactor: isSet(object.adafactor) ? Adafactor.fromJSON(object.adafactor) : undefined,
+      evaluation: isSet(object.evaluation) ? StageEvaluation.fromJSON(object.evaluation) : undefined,
     };
   },
 
@@ -1330,6 +1347,9 @@ export const TuningStage: MessageFns<TuningStage> = {
     if (message.adafactor !== undefined) {
       obj.adafactor = Adafactor.toJSON(message.adafactor);
     }
+    if (message.evaluation !== undefined) {
+      obj.evaluation = StageEvaluation.toJSON(message.evaluation);
+    }
     return obj;
   },
 
@@ -1387,6 +1407,9 @@ export const TuningStage: MessageFns<TuningStage> = {
       : undefined;
     message.adafactor = (object.adafactor !== undefined && object.adafactor !== null)
       ? Adafactor.fromPartial(object.adafactor)
+      : undefined;
+    message.evaluation = (object.evaluation !== undefined && object.evaluation !== null)
+      ? StageEvaluation.fromPartial(object.evaluation)
       : undefined;
     return message;
   },
