@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import koffi from 'koffi';
 import { packageRoot } from '../src/config/package-root.js';
 
-/** A typed array under 64 bytes may lie on the moving heap; llama.cpp is given addresses. */
-const LEAST_ELEMENTS = 64;
+/** A typed array of 64 bytes or less may lie on the moving heap; llama.cpp is given addresses. */
+const LEAST_ELEMENTS = 128;
 const TYPE_F32 = 0;
 const TYPE_F16 = 1;
 const FLASH_ATTENTION_OFF = 0;
@@ -115,6 +115,9 @@ export class LlamaModel {
   readonly #library: Library;
   readonly #model: unknown;
   readonly #context: unknown;
+  /** Of a batch; fields, because a local array may be collected as soon as its address is taken. */
+  readonly #ids: Int32Array;
+  readonly #wanted: Int8Array;
 
   /** Loads a GGUF file, mapped as llama.cpp does by default. Throws when llama.cpp refuses it. */
   constructor(path: string, { contextTokens, threads, cache = 'float32' }: LlamaOptions) {
@@ -122,6 +125,8 @@ export class LlamaModel {
     const model = this.#library.load(path, this.#library.modelDefaults());
     if (model === null) throw new Error(`llama.cpp does not load ${path}`);
     this.#model = model;
+    this.#ids = new Int32Array(Math.max(contextTokens, LEAST_ELEMENTS));
+    this.#wanted = new Int8Array(Math.max(contextTokens, LEAST_ELEMENTS));
     const type = cache === 'float32' ? TYPE_F32 : TYPE_F16;
     this.#context = this.#library.createContext(model, {
       ...(this.#library.contextDefaults() as object),
@@ -134,12 +139,12 @@ export class LlamaModel {
 
   /** Feeds tokens after those fed before; logits [tokens, V], or of the last token alone [1, V]. */
   decode(tokens: readonly number[], which: 'all' | 'last'): Float32Array {
-    const ids = new Int32Array(Math.max(tokens.length, LEAST_ELEMENTS));
-    ids.set(tokens);
-    const wanted = new Int8Array(Math.max(tokens.length, LEAST_ELEMENTS));
-    wanted.fill(which === 'all' ? 1 : 0);
-    wanted[tokens.length - 1] = 1;
-    const batch = { n_tokens: tokens.length, token: koffi.address(ids), embd: null, pos: null, n_seq_id: null, seq_id: null, logits: koffi.address(wanted) };
+    this.#ids.set(tokens);
+    this.#wanted.fill(which === 'all' ? 1 : 0);
+    this.#wanted[tokens.length - 1] = 1;
+    const batch = {
+      n_tokens: tokens.length, token: koffi.address(this.#ids), embd: null, pos: null, n_seq_id: null, seq_id: null, logits: koffi.address(this.#wanted),
+    };
     const status = this.#library.decode(this.#context, batch) as number;
     if (status !== 0) throw new Error(`llama_decode gave ${status} for ${tokens.length} tokens`);
     return koffi.decode(this.#library.logits(this.#context), 'float', (which === 'all' ? tokens.length : 1) * this.vocabSize) as Float32Array;
