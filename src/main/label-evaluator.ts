@@ -1,5 +1,4 @@
 /** Accuracy and macro-F1 of a model in training, by the evaluation layer's own code: an evaluation afterwards gives the same figures. */
-import type { Example } from '../datasets/index.js';
 import { classificationFigures } from '../evaluation/index.js';
 import type { LabelEvaluator } from '../tuning/index.js';
 
@@ -8,7 +7,7 @@ export const evaluateLabels: LabelEvaluator = async ({ examples, template, score
   const labels = [...new Set(examples.flatMap((row) => (row.kind === 'label' ? [row.label] : [])))].sort();
   return classificationFigures({
     task: { kind: 'classification', labels, promptTemplate: template.prompt, labelTemplate: template.label },
-    rows: examples as readonly Example[],
+    rows: examples,
     targets: [undefined],
     scorer,
     tokenizer,

@@ -75,7 +75,7 @@ const CASES: Readonly<Record<string, readonly StageSpecification[]>> = {
 
 const ROWS: Readonly<Record<string, readonly PromptExample[]>> = {
   d: EXAMPLES,
-  held: EXAMPLES.map((example, i) => ({ ...example, completion: WORDS[(i * 7 + 1) % 9]! })) as PromptExample[],
+  held: EXAMPLES.map((example, i) => ({ ...example, completion: WORDS[(i * 7 + 1) % 9]! })),
   labels: WORDS.map((word, i) => ({ kind: 'label', text: `The ${word} was fine`, label: i % 2 === 0 ? 'even' : 'odd' })),
   pairs: WORDS.map((word, i) => ({ kind: 'preference', prompt: `The ${word} was`, chosen: WORDS[(i + 1) % 9]!, rejected: WORDS[(i + 4) % 9]! })),
 };
