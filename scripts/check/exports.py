@@ -47,7 +47,8 @@ def main():
                 continue
             heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
             got = dequantize(tensor.data, tensor.tensor_type).reshape(values.shape)
-            got = unpermuted(got, heads) if ".q_proj." in name or ".k_proj." in name else got
+            reordered = config.model_type in ("llama", "mistral") and (".q_proj." in name or ".k_proj." in name)
+            got = unpermuted(got, heads) if reordered else got
             kinds.add(tensor.tensor_type.name)
             rounded_state[name] = torch.from_numpy(rounded(values, tensor.tensor_type).copy())
             assert numpy.array_equal(got, rounded_state[name].numpy()), (storage, name)

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { exportCheckpoint, openCheckpoint } from '../../src/models/checkpoint.js';
 
-const GOLDEN = ['tiny-llama', 'tiny-serving', 'tiny-llama-sharded'].map((name) => join('test', 'golden', name));
+const GOLDEN = ['tiny-llama', 'tiny-serving', 'tiny-llama-sharded', 'families/qwen2'].map((name) => join('test', 'golden', name));
 
 async function check(model: string, python: string): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'lorica-exports-'));

@@ -1,6 +1,6 @@
 /**
- * A GGUF file of the `llama` architecture as a DecoderConfig and a WeightSource under Hugging Face's names. llama.cpp's
- * converter reorders the rows of q and k for its interleaved rotary embedding; here they come back in the half-rotated
+ * A GGUF file of the `llama`, `qwen2` or `qwen3` architecture as a DecoderConfig and a WeightSource under Hugging Face's names. For
+ * `llama`, llama.cpp's converter reorders the rows of q and k for its interleaved rotary embedding; here they come back in the half-rotated
  * order. A tensor or setting that no field of the config stands for is refused by name.
  */
 import type { FileHandle } from 'node:fs/promises';
@@ -9,12 +9,12 @@ import type { GgufFile, GgufTensorInfo, GgufValue } from '../tensor/gguf.js';
 import { readGgufFloat32 } from '../tensor/gguf-dequantize.js';
 import type { WeightSource } from './checkpoint-types.js';
 import { checkDecoderConfig } from './config-hf.js';
-import { weightShapes, type DecoderConfig, type RopeScaling } from './config.js';
+import { weightShapes, type DecoderConfig, type FamilyName, type RopeScaling } from './config.js';
 import { checkShapes } from './weight-check.js';
 
 const LAYER_NAMES: Readonly<Record<string, string>> = {
   attn_norm: 'input_layernorm', attn_q: 'self_attn.q_proj', attn_k: 'self_attn.k_proj', attn_v: 'self_attn.v_proj', attn_output: 'self_attn.o_proj',
-  ffn_norm: 'post_attention_layernorm', ffn_gate: 'mlp.gate_proj', ffn_up: 'mlp.up_proj', ffn_down: 'mlp.down_proj',
+  attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm', ffn_norm: 'post_attention_layernorm', ffn_gate: 'mlp.gate_proj', ffn_up: 'mlp.up_proj', ffn_down: 'mlp.down_proj',
 };
 const TOP_NAMES: Readonly<Record<string, string>> = {
   'token_embd.weight': 'model.embed_tokens.weight', 'output_norm.weight': 'model.norm.weight', 'output.weight': 'lm_head.weight',
@@ -22,7 +22,20 @@ const TOP_NAMES: Readonly<Record<string, string>> = {
 const ROPE_DIVISORS = 'rope_freqs.weight';
 
 function unsupported(path: string, what: string): LoricaError {
-  return new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${path}: unsupported ${what}`, { hint: 'Supported: GGUF files of the dense llama architecture.' });
+  return new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${path}: unsupported ${what}`, { hint: 'Supported: GGUF files of the architectures llama, qwen2 and qwen3, without experts.' });
+}
+
+/** The architecture that a family's files name, and whether its converter reorders the rows of q and k. */
+const ARCHITECTURES: Partial<Record<FamilyName, { readonly name: string; readonly reordered: boolean }>> = {
+  llama: { name: 'llama', reordered: true },
+  mistral: { name: 'llama', reordered: true },
+  qwen2: { name: 'qwen2', reordered: false },
+  qwen3: { name: 'qwen3', reordered: false },
+};
+
+/** `general.architecture` of a family's files; undefined for a family that is not read or written as GGUF. */
+export function ggufArchitecture(config: Pick<DecoderConfig, 'family'>): string | undefined {
+  return ARCHITECTURES[config.family]?.name;
 }
 
 /** The GGUF name of one of Hugging Face's; `hfName` undoes it. */
@@ -45,20 +58,21 @@ export function hfName(name: string): string | undefined {
 /** Reads the config off the metadata. Throws MODEL_UNSUPPORTED naming the feature, CHECKPOINT_CORRUPT or INVALID_FIELD. */
 export async function readGgufConfig(gguf: GgufFile, file: FileHandle): Promise<DecoderConfig> {
   const architecture = gguf.metadata.get('general.architecture');
-  if (architecture !== 'llama') throw unsupported(gguf.path, `architecture ${JSON.stringify(architecture ?? null)}`);
-  const read = (key: string): GgufValue | undefined => gguf.metadata.get(`llama.${key}`);
+  const [family] = Object.entries(ARCHITECTURES).find(([, { name }]) => name === architecture) ?? [];
+  if (family === undefined || typeof architecture !== 'string') throw unsupported(gguf.path, `architecture ${JSON.stringify(architecture ?? null)}`);
+  const read = (key: string): GgufValue | undefined => gguf.metadata.get(`${architecture}.${key}`);
   const number = (key: string, fallback?: number): number => {
     const value = read(key) ?? fallback;
     if (typeof value === 'number' && Number.isFinite(value) && value > 0 && value <= 2 ** 24) return value;
-    if (Array.isArray(value)) throw unsupported(gguf.path, `llama.${key} that differs from layer to layer`);
-    throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${gguf.path}: metadata llama.${key} is ${value === undefined ? 'missing' : String(value)}`);
+    if (Array.isArray(value)) throw unsupported(gguf.path, `${architecture}.${key} that differs from layer to layer`);
+    throw new LoricaError('INVALID_ARGUMENT', 'CHECKPOINT_CORRUPT', `${gguf.path}: metadata ${architecture}.${key} is ${value === undefined ? 'missing' : String(value)}`);
   };
-  if (((read('expert_count') as number | undefined) ?? 0) > 0) throw unsupported(gguf.path, 'mixture of experts (llama.expert_count)');
+  if (((read('expert_count') as number | undefined) ?? 0) > 0) throw unsupported(gguf.path, 'mixture of experts (expert_count)');
   const heads = number('attention.head_count');
   const hiddenSize = number('embedding_length');
   const headDim = number('attention.key_length', number('rope.dimension_count', hiddenSize / heads));
   for (const key of ['attention.value_length', 'rope.dimension_count']) {
-    if (number(key, headDim) !== headDim) throw unsupported(gguf.path, `llama.${key} ${number(key)} with heads of ${headDim}`);
+    if (number(key, headDim) !== headDim) throw unsupported(gguf.path, `${architecture}.${key} ${number(key)} with heads of ${headDim}`);
   }
   const embedding = tensor(gguf, 'token_embd.weight');
   const id = (name: string): number | undefined => {
@@ -68,9 +82,10 @@ export async function readGgufConfig(gguf: GgufFile, file: FileHandle): Promise<
   const bosTokenId = id('bos');
   const maxPositionTokens = number('context_length');
   const slidingWindowTokens = read('attention.sliding_window') === undefined ? undefined : number('attention.sliding_window');
-  const ropeScaling = await readRopeScaling(gguf, file, number);
+  if (slidingWindowTokens !== undefined && architecture !== 'llama') throw unsupported(gguf.path, `${architecture}.attention.sliding_window ${slidingWindowTokens}`);
+  const ropeScaling = await readRopeScaling(gguf, file, architecture, number);
   const config: DecoderConfig = {
-    family: slidingWindowTokens !== undefined && slidingWindowTokens < maxPositionTokens ? 'mistral' : 'llama',
+    family: slidingWindowTokens !== undefined && slidingWindowTokens < maxPositionTokens ? 'mistral' : (family as FamilyName),
     vocabSize: embedding.shape[0] as number,
     hiddenSize,
     intermediateSize: number('feed_forward_length'),
@@ -99,12 +114,12 @@ function tensor(gguf: GgufFile, name: string): GgufTensorInfo {
   return info;
 }
 
-async function readRopeScaling(gguf: GgufFile, file: FileHandle, number: (key: string, fallback?: number) => number): Promise<RopeScaling | undefined> {
+async function readRopeScaling(gguf: GgufFile, file: FileHandle, architecture: string, number: (key: string, fallback?: number) => number): Promise<RopeScaling | undefined> {
   const divisors = gguf.tensors.get(ROPE_DIVISORS);
   if (divisors !== undefined) return { kind: 'divisors', divisors: Array.from(await readGgufFloat32(file, divisors, gguf.path)) };
-  const type = gguf.metadata.get('llama.rope.scaling.type') ?? 'none';
+  const type = gguf.metadata.get(`${architecture}.rope.scaling.type`) ?? 'none';
   if (type === 'linear') return { kind: 'linear', factor: number('rope.scaling.factor') };
-  if (type !== 'none') throw unsupported(gguf.path, `llama.rope.scaling.type ${JSON.stringify(type)}`);
+  if (type !== 'none') throw unsupported(gguf.path, `${architecture}.rope.scaling.type ${JSON.stringify(type)}`);
   const legacy = number('rope.scale_linear', 1);
   return legacy === 1 ? undefined : { kind: 'linear', factor: legacy };
 }
@@ -137,8 +152,9 @@ export function unpermuteRows(rows: Float32Array, heads: number, headDim: number
   return reorderRows(rows, heads, headDim, false);
 }
 
-/** How many heads a tensor's rows are ordered by; undefined for a tensor that isn't a weight or bias of q or k. */
+/** How many heads a tensor's rows are ordered by; undefined for one that isn't a weight or bias of q or k, or of a family whose rows stay as they are. */
 export function rotaryHeads(name: string, config: DecoderConfig): number | undefined {
+  if (ARCHITECTURES[config.family]?.reordered !== true) return undefined;
   const projection = /\.(q|k)_proj\.(weight|bias)$/.exec(name)?.[1];
   return projection === undefined ? undefined : projection === 'q' ? config.heads : config.kvHeads;
 }

@@ -1,5 +1,5 @@
 /**
- * Writes a model as one GGUF file of the llama architecture, as llama.cpp's converter lays it out: rows of q and k in the
+ * Writes a model as one GGUF file of its family's architecture, as llama.cpp's converter lays it out: rows of q and k in the
  * converter's order, norms and biases in float32, linear weights and the embedding in the storage asked for. Tensors are read
  * one at a time; the file is whole or absent.
  */
@@ -10,7 +10,7 @@ import { writeGguf, type GgufField, type GgufTensorContent } from '../tensor/ggu
 import type { WeightSource } from './checkpoint-types.js';
 import { ropeFrequencies } from './config-rope.js';
 import { familyOf, weightShapes, type DecoderConfig } from './config.js';
-import { ggufName, permuteRows, rotaryHeads } from './gguf-model.js';
+import { ggufArchitecture, ggufName, permuteRows, rotaryHeads } from './gguf-model.js';
 import { ggufTokenizerFields } from './tokenizer-gguf-write.js';
 
 export interface GgufModelContent {
@@ -68,15 +68,18 @@ function tensor({ config, weights, storage }: GgufModelContent, name: string, sh
 }
 
 function modelFields({ name, config, storage }: GgufModelContent): Map<string, GgufField> {
-  const family = familyOf(config);
-  if (family.name !== 'llama' && family.name !== 'mistral') {
-    throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `models of the ${family.title} family are not written as GGUF`, { hint: 'Export a Hugging Face folder.' });
-  }
+  const architecture = ggufArchitecture(config);
+  const refused = (what: string): LoricaError =>
+    new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', `${what} of the ${familyOf(config).title} family are not written as GGUF`, { hint: 'Export a Hugging Face folder.' });
+  if (architecture === undefined) throw refused('models');
+  // What llama.cpp does not read in files of these architectures.
+  if (architecture !== 'llama' && config.slidingWindowTokens !== undefined) throw refused('sliding windows');
+  if (architecture !== 'llama' && config.ropeScaling !== undefined && config.ropeScaling.kind !== 'linear') throw refused(`${config.ropeScaling.kind} rotary scalings`);
   if (config.intermediateSizes !== undefined) {
     throw new LoricaError('FAILED_PRECONDITION', 'MODEL_UNSUPPORTED', 'llama.cpp reads one feed-forward width for all layers of a llama model');
   }
   const fields = new Map<string, GgufField>([
-    ['general.architecture', { type: 'string', value: 'llama' }],
+    ['general.architecture', { type: 'string', value: architecture }],
     ['general.name', { type: 'string', value: name }],
     ['general.file_type', { type: 'uint32', value: FILE_TYPES[storage] }],
     ['general.quantization_version', { type: 'uint32', value: 2 }],
@@ -94,12 +97,12 @@ function modelFields({ name, config, storage }: GgufModelContent): Map<string, G
     'rope.dimension_count': config.headDim,
     'attention.sliding_window': config.slidingWindowTokens,
   };
-  for (const [key, value] of Object.entries(counts)) if (value !== undefined) fields.set(`llama.${key}`, { type: 'uint32', value });
-  fields.set('llama.attention.layer_norm_rms_epsilon', { type: 'float32', value: config.rmsNormEpsilon });
-  fields.set('llama.rope.freq_base', { type: 'float32', value: config.ropeTheta });
+  for (const [key, value] of Object.entries(counts)) if (value !== undefined) fields.set(`${architecture}.${key}`, { type: 'uint32', value });
+  fields.set(`${architecture}.attention.layer_norm_rms_epsilon`, { type: 'float32', value: config.rmsNormEpsilon });
+  fields.set(`${architecture}.rope.freq_base`, { type: 'float32', value: config.ropeTheta });
   if (config.ropeScaling?.kind === 'linear') {
-    fields.set('llama.rope.scaling.type', { type: 'string', value: 'linear' });
-    fields.set('llama.rope.scaling.factor', { type: 'float32', value: config.ropeScaling.factor });
+    fields.set(`${architecture}.rope.scaling.type`, { type: 'string', value: 'linear' });
+    fields.set(`${architecture}.rope.scaling.factor`, { type: 'float32', value: config.ropeScaling.factor });
   }
   return fields;
 }

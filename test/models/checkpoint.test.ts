@@ -285,7 +285,7 @@ describe('a GGUF file', () => {
   const without = (content: Parts, tensor: string): Parts => ({ ...content, tensors: content.tensors.filter((t) => t.name !== tensor) });
   const withKeys = (content: Parts, keys: Record<string, Typed>): Parts => ({ ...content, metadata: { ...content.metadata, ...keys } });
   const damage: [string, (content: Parts) => Parts, string, RegExp][] = [
-    ['another architecture', (c) => withKeys(c, { 'general.architecture': { text: 'qwen2' } }), 'MODEL_UNSUPPORTED', /architecture "qwen2"/],
+    ['another architecture', (c) => withKeys(c, { 'general.architecture': { text: 'falcon' } }), 'MODEL_UNSUPPORTED', /architecture "falcon"/],
     ['no architecture', () => ({ metadata: {}, tensors: [] }), 'MODEL_UNSUPPORTED', /architecture null/],
     ['experts', (c) => withKeys(c, { 'llama.expert_count': { u32: 8 } }), 'MODEL_UNSUPPORTED', /mixture of experts/],
     ['yarn', (c) => withKeys(c, { 'llama.rope.scaling.type': { text: 'yarn' } }), 'MODEL_UNSUPPORTED', /"yarn"/],
@@ -296,7 +296,7 @@ describe('a GGUF file', () => {
     ['another width', (c) => withKeys(c, { 'llama.feed_forward_length': { u32: 64 } }), 'CHECKPOINT_CORRUPT', /should be \[64,48\]/],
     ['no embedding', (c) => without(c, 'token_embd.weight'), 'CHECKPOINT_CORRUPT', /token_embd/],
     ['a tensor missing', (c) => without(c, 'blk.1.attn_v.weight'), 'CHECKPOINT_CORRUPT', /lacks 1 tensors.*layers\.1\.self_attn\.v_proj/],
-    ['a tensor that is unknown', (c) => ({ ...c, tensors: [...c.tensors, { name: 'blk.0.attn_q_norm.weight', shape: [8], data: bytesOf(new Float32Array(8)) }] }), 'MODEL_UNSUPPORTED', /attn_q_norm/],
+    ['a tensor that is unknown', (c) => ({ ...c, tensors: [...c.tensors, { name: 'blk.0.attn_sinks.weight', shape: [8], data: bytesOf(new Float32Array(8)) }] }), 'MODEL_UNSUPPORTED', /attn_sinks/],
     ['a bias on one layer only', (c) => ({ ...c, tensors: [...c.tensors, { name: 'blk.1.attn_q.bias', shape: [48], data: bytesOf(new Float32Array(48)) }] }), 'MODEL_UNSUPPORTED', /q_proj\.bias/],
     ['a vocabulary that is too short', (c) => withKeys(c, { 'tokenizer.ggml.tokens': { texts: ['a', 'b', 'c'] }, 'tokenizer.ggml.token_type': { i32s: [3, 3, 3] }, 'tokenizer.ggml.merges': { texts: [] } }), 'TOKENIZER_INVALID', /3 tokens.*160 rows/],
     ['merges of another vocabulary', (c) => withKeys(c, { 'tokenizer.ggml.merges': { texts: ['zz yy'] } }), 'TOKENIZER_INVALID', /vocabulary lacks/],

@@ -140,6 +140,25 @@ test.each(families)('%s: what is read and written again is the file that transfo
   await checkpoint.close();
 });
 
+test.each(['qwen2', 'qwen3'])('%s: a GGUF file holds the same model', async (family) => {
+  const checkpoint = await openCheckpoint(goldenPath(`families/${family}`));
+  const path = join(folder, `${family}.gguf`);
+  await exportCheckpoint(checkpoint, path, { kind: 'gguf', storage: 'F32' });
+  const read = await openCheckpoint(path);
+  // The file holds float32.
+  expect(read.config).toEqual({ ...checkpoint.config, rmsNormEpsilon: Math.fround(checkpoint.config.rmsNormEpsilon) });
+  for (const name of checkpoint.weights.names()) expect(await read.weights.float32(name)).toEqual(await checkpoint.weights.float32(name));
+  await Promise.all([read.close(), checkpoint.close()]);
+});
+
+test('families that are not written as GGUF, and what its architectures lack, are refused by name', async () => {
+  for (const [family, variant, why] of [['gpt2', 'plain', /models of the GPT-2 family/], ['qwen2', 'yarn', /yarn rotary scalings of the Qwen2 family/], ['qwen3', 'upper-window', /sliding windows of the Qwen3 family/]] as const) {
+    const checkpoint = await open(family, variant);
+    await expect(exportCheckpoint(checkpoint, join(folder, 'refused.gguf'), { kind: 'gguf', storage: 'F32' })).rejects.toMatchObject({ reason: 'MODEL_UNSUPPORTED', message: expect.stringMatching(why) });
+    await checkpoint.close();
+  }
+});
+
 test.each(families)('%s: greedy tokens of the engine are those of the training form', async (family) => {
   const checkpoint = await openCheckpoint(goldenPath(`families/${family}`));
   const { pass, release } = await trainingPass(checkpoint);
