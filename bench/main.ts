@@ -7,6 +7,7 @@ import { int8 } from './int8.js';
 import { load } from './load.js';
 import { scale, scalePoint, type ScalePoint } from './scale.js';
 import { share } from './share.js';
+import { estimate } from './estimate.js';
 import { smoke } from './smoke.js';
 import { tune } from './tune.js';
 import { validate } from './validate.js';
@@ -87,6 +88,14 @@ program
   .option('--json <file>', 'write the figures there')
   .action(async (options: { model?: string; repeats?: number; json?: string }) => {
     await write(await load({ ...options, log }), options.json);
+  });
+program
+  .command('estimate')
+  .description('estimates of tuning jobs beside the jobs')
+  .option('--model <id|path>', 'the base (default: SmolLM2)')
+  .option('--json <file>', 'write the figures there')
+  .action(async (options: { model?: string; json?: string }) => {
+    await write(await estimate({ ...options, log }), options.json);
   });
 
 await program.parseAsync();

@@ -29,7 +29,8 @@ import { FileModelLibrary } from './model-library.js';
 import { preloadConfigured } from './preload.js';
 import { ThreadedRowMeters } from './row-meter.js';
 import { CloseStack } from './stack.js';
-import { tuningHandler, tuningPlanner } from './tuning-handler.js';
+import { tuningHandler } from './tuning-handler.js';
+import { tuningPlanner } from './tuning-planner.js';
 
 export interface RunningServer {
   /** 'host:port' of gRPC, with the port that was bound. */
@@ -112,10 +113,11 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
   const targets = new Targets(models, stores.adapters);
   const jobs = await JobStore.open(database, stores.checkpoints, { requestIds: stores.requestIds, logger });
   opened.push('job store', () => jobs.close());
+  const host = new TrainingHost(runtime);
   const runner = new JobRunner(
     jobs,
     {
-      tuning: tuningHandler({ models, ...stores, host: new TrainingHost(runtime), metrics, logger }),
+      tuning: tuningHandler({ models, ...stores, host, metrics, logger }),
       evaluation: evaluationHandler({ models, ...stores, targets, engine, metrics, maxContextTokens: config.maxContextTokens }),
     },
     { logger, concurrency: { tuning: config.tuningConcurrency } },
@@ -131,7 +133,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     engine,
     draining: draining.signal,
     ...stores,
-    planner: tuningPlanner(models),
+    planner: tuningPlanner({ models, datasets: stores.datasets, host }),
     meters: new ThreadedRowMeters((id) => models.checkpoint(id)),
     requests: stores.requestIds,
     protoFolder: config.protoFolder,

@@ -3,7 +3,6 @@
  * newest checkpoint. Everything that it leaves behind is content-addressed, so running a job again after a crash changes nothing twice.
  */
 import type { AdapterRegistry } from '../adapters/index.js';
-import { LoricaError } from '../common/errors.js';
 import type { Logger } from '../common/logger.js';
 import type { DatasetStore, EmbeddingStore } from '../datasets/index.js';
 import type { JobHandler } from '../jobs/index.js';
@@ -12,7 +11,6 @@ import { readEmbeddingFolder } from '../models/pretrained-embeddings.js';
 import { variantFit } from '../models/variant-architecture.js';
 import type { ModelProvider } from '../engine/index.js';
 import {
-  checkTuning,
   DEFAULT_KEPT_CHECKPOINTS,
   runTuning,
   type CheckpointEvent,
@@ -21,7 +19,7 @@ import {
   type StepEvent,
   type TrainingHost,
 } from '../tuning/index.js';
-import { tuningRequestOfJob, type TuningOutcome, type TuningPlanner } from '../services/index.js';
+import { tuningRequestOfJob, type TuningOutcome } from '../services/index.js';
 import { evaluateLabels } from './label-evaluator.js';
 import { tuningCheckpoints } from './tuning-checkpoints.js';
 
@@ -107,26 +105,3 @@ export function tuningHandler({ models, datasets, embeddings, adapters, host, me
     }
   };
 }
-
-/** Checks specifications before a job is created, with field paths as the API writes them. */
-export function tuningPlanner(models: ModelProvider): TuningPlanner {
-  return {
-    check: async (specification) => {
-      const { config } = await models.checkpoint(specification.baseModel);
-      try {
-        checkTuning(specification, config);
-      } catch (error) {
-        if (!(error instanceof LoricaError) || error.violations.length === 0) throw error;
-        const violations = error.violations.map(({ field, description }) => ({ field: apiPath(field), description }));
-        throw new LoricaError(error.code, error.reason, violations.map(({ field, description }) => `${field}: ${description}`).join('; '), {
-          violations,
-          cause: error,
-          ...(error.hint === undefined ? {} : { hint: error.hint }),
-        });
-      }
-    },
-  };
-}
-
-/** The tuning layer's paths are its own property names. */
-const apiPath = (path: string): string => path.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);

@@ -7,4 +7,4 @@ export { Session } from './session.js';
 export { Binding } from './binding.js';
 export { PrepackedWeights } from './prepacked-weights.js';
 export { inspectRuntime, type RuntimeInspection } from './inspect.js';
-export { processMemory, type ProcessMemory } from './memory.js';
+export { memoryLimitBytes, processMemory, type ProcessMemory } from './memory.js';

@@ -1,5 +1,6 @@
-/** Resident memory of this process, current and peak, in bytes. */
+/** Resident memory of this process, current and peak, and what it may have, in bytes. */
 import { readFileSync } from 'node:fs';
+import { freemem } from 'node:os';
 
 export interface ProcessMemory {
   readonly residentBytes: number;
@@ -16,4 +17,10 @@ export function processMemory(): ProcessMemory {
     return match === null ? undefined : Number(match[1]) * 1024;
   };
   return { residentBytes: kibibytes('VmRSS') ?? fromNode.residentBytes, peakResidentBytes: kibibytes('VmHWM') ?? fromNode.peakResidentBytes };
+}
+
+/** What this process may come to hold: its control group's limit, or what it holds with what the machine has left, whichever is less. */
+export function memoryLimitBytes(): number {
+  const constrained = process.constrainedMemory();
+  return Math.min(constrained > 0 ? constrained : Infinity, processMemory().residentBytes + freemem());
 }

@@ -16,7 +16,7 @@ export type {
   RequestMemory,
   RowMeters,
   TextModel,
-  TuningPlanner,
+  TuningEstimate, TuningPlanner,
 } from './ports.js';
 export { createServices, loadProtos, type ServiceDependencies, type Services } from './server.js';
 export { Targets, type Served, type Target } from './targets.js';

@@ -5,7 +5,7 @@
 import type { AdapterContent, FitOf } from '../adapters/index.js';
 import type { RowMeter } from '../datasets/index.js';
 import type { Engine } from '../engine/index.js';
-import type { TuningSpecification } from '../tuning/index.js';
+import type { StageEstimate, TuningSpecification } from '../tuning/index.js';
 
 /** A base model as the API shows it. */
 export interface ModelInfo {
@@ -113,6 +113,16 @@ export interface ModelLibrary {
 /** Checks a specification against the model that it names: layers, modules, names and lengths must exist. */
 export interface TuningPlanner {
   check(specification: TuningSpecification): Promise<void>;
+  /** What the job would take on this server; runs for some seconds. */
+  estimate(tenant: string, specification: TuningSpecification, signal: AbortSignal): Promise<TuningEstimate>;
+}
+
+export interface TuningEstimate {
+  readonly stages: readonly StageEstimate[];
+  readonly memoryBytes: number;
+  /** With what the process holds now. */
+  readonly peakMemoryBytes: number;
+  readonly memoryLimitBytes: number;
 }
 
 /** How rows are to be rendered; what is left out is as in a tuning stage. */

@@ -10,8 +10,15 @@ import type {
   StageEvaluationOutcome,
   StepEvent,
 } from '../tuning/index.js';
+import type { TuningEstimate as EstimateMessage } from '../gen/lorica/v1/estimate.js';
 import type { TuningJob, TuningResult } from '../gen/lorica/v1/resources.js';
-import type { Checkpoint, CreateTuningJobRequest, TuneServiceService, TuningJobEvent } from '../gen/lorica/v1/tune_service.js';
+import type {
+  Checkpoint,
+  CreateTuningJobRequest,
+  EstimateTuningJobRequest,
+  TuneServiceService,
+  TuningJobEvent,
+} from '../gen/lorica/v1/tune_service.js';
 import type { CallContext, Handlers } from './call.js';
 import { Fields } from './fields.js';
 import { jobMethods } from './job-methods.js';
@@ -143,6 +150,24 @@ export function tuneHandlers({
     return job;
   };
 
+  const estimate = async (request: EstimateTuningJobRequest, context: CallContext): Promise<EstimateMessage> => {
+    const fields = new Fields();
+    const parent = parseName('tenant', 'parent', request.parent, context.identity, fields);
+    const read = readTuningSpecification(request.specification, 'specification', context.identity, fields);
+    fields.done();
+    await planner.check(read!.specification);
+    const { stages, memoryBytes, peakMemoryBytes, memoryLimitBytes } = await planner.estimate(parent!.tenant, read!.specification, context.signal);
+    return {
+      stages: stages.map((stage) => ({ ...stage, memory: stage.memory.map(({ what, bytes }) => ({ what, bytes: Math.round(bytes) })) })),
+      steps: stages.reduce((sum, { steps }) => sum + steps, 0),
+      seconds: stages.reduce((sum, { seconds }) => sum + seconds, 0),
+      memoryBytes: Math.round(memoryBytes),
+      peakMemoryBytes: Math.round(peakMemoryBytes),
+      memoryLimitBytes,
+      fits: peakMemoryBytes <= memoryLimitBytes,
+    };
+  };
+
   const methods = jobMethods('tuning', 'tuningJob', tuningJobMessage, { jobs, once });
 
   const watch = async function* (job: string, afterSequence: number, context: CallContext): AsyncGenerator<TuningJobEvent> {
@@ -172,6 +197,7 @@ export function tuneHandlers({
       return { checkpoints: items.map(checkpointMessage), nextPageToken };
     },
     deleteTuningJob: methods.delete,
+    estimateTuningJob: estimate,
     async *watchTuningJob(request, context) {
       yield* watch(methods.name(request.name, context), request.afterSequence, context);
     },

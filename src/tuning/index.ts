@@ -10,3 +10,5 @@ export { selectTrainable, type LoraSettings, type TrainablePlan } from './select
 export { BaseLease, TrainingHost, type BaseModel } from './training-host.js';
 export { checkTuning, runTuning, trainOnTokens, type TokenTrainingInput } from './run.js';
 export type { TuningInput } from './tuning-run.js';
+export { estimateTuning, type EstimateInput, type StageEstimate } from './estimate.js';
+export { planMemory, type MemoryPart, type MemoryPlanInput } from './memory-plan.js';

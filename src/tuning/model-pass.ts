@@ -69,7 +69,12 @@ export class ModelPass {
 
   /** Bytes of activations that one token of a micro-batch keeps between forward and backward. */
   get savedBytesPerToken(): number {
-    return this.masks.bytesPerToken(this.maxLengthTokens) + 4 * this.layers.reduce((sum, layer, i) => sum + (i < this.lowest ? 0 : layer.savedWidth), 3 * this.hiddenSize);
+    return this.masks.bytesPerToken(this.maxLengthTokens) + this.savedBytesPerLayer.reduce((sum, bytes) => sum + bytes, 12 * this.hiddenSize);
+  }
+
+  /** Of them, what each layer keeps; masks of dropout are not among them. */
+  get savedBytesPerLayer(): number[] {
+    return this.layers.map((layer, i) => (i < this.lowest ? 0 : 4 * layer.savedWidth));
   }
 
   /**

@@ -63,7 +63,7 @@ export function longestPadded({ longestTokens }: Pick<Objective, 'longestTokens'
 }
 
 /** Padded tokens that a micro-batch of this pass may have; any row fits. */
-export function microBatchTokens(pass: ModelPass, { lengths }: Objective, budgetBytes = DEFAULT_ACTIVATION_BUDGET_BYTES): number {
+export function microBatchTokens(pass: Pick<ModelPass, 'mostTokens' | 'savedBytesPerToken'>, { lengths }: Objective, budgetBytes = DEFAULT_ACTIVATION_BUDGET_BYTES): number {
   const longest = padded(lengths.reduce((most, length) => Math.max(most, length), 1));
   return Math.max(longest, Math.min(pass.mostTokens, Math.floor(budgetBytes / pass.savedBytesPerToken)));
 }

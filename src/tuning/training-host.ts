@@ -13,6 +13,8 @@ import type { Runtime, Session, Tensor } from '../runtime/index.js';
 export interface BaseModel {
   /** Equal keys are the same weights. */
   readonly key: string;
+  /** Under which the runtime reports runs of its sessions. Default 'training'. */
+  readonly sessionPrefix?: string;
   readonly config: DecoderConfig;
   readonly weights: { shape(name: string): readonly number[]; float32(name: string): Promise<Float32Array> };
 }
@@ -122,7 +124,7 @@ export class BaseLease {
 
   /** The session of a graph; built once per key and shared. */
   session(key: string, build: () => Graph): Promise<Session> {
-    return remember(this.shared.sessions, key, () => this.runtime.loadSession(serialize(build()), { name: `training:${key}`, ...this.profile(key) }));
+    return remember(this.shared.sessions, key, () => this.runtime.loadSession(serialize(build()), { name: `${this.shared.base.sessionPrefix ?? 'training'}:${key}`, ...this.profile(key) }));
   }
 
   private profile(key: string): { readonly profilePrefix?: string } {

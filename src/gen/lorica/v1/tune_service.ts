@@ -20,6 +20,7 @@ import {
 import { Empty } from "../../google/protobuf/empty.js";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
 import { EmbeddingReport } from "./architecture.js";
+import { TuningEstimate } from "./estimate.js";
 import { TuningJob } from "./resources.js";
 import { CheckpointSaved, EvaluationDone } from "./training.js";
 import { TuningSpecification } from "./tuning.js";
@@ -160,6 +161,14 @@ export interface DeleteTuningJobRequest {
   etag: string;
   /** A UUID. The same id with the same body gives the first answer again, for 24 hours. */
   requestId: string;
+}
+
+/** Asks what a job would take. Nothing is created. */
+export interface EstimateTuningJobRequest {
+  /** `tenants/{t}` or `tenants/-`. Required. */
+  parent: string;
+  /** The job, as CreateTuningJob takes it. Required. */
+  specification?: TuningSpecification | undefined;
 }
 
 /** Asks to watch a job. */
@@ -1670,6 +1679,93 @@ export const DeleteTuningJobRequest: MessageFns<DeleteTuningJobRequest> = {
   },
 };
 
+function createBaseEstimateTuningJobRequest(): EstimateTuningJobRequest {
+  return { parent: "", specification: undefined };
+}
+
+export const EstimateTuningJobRequest: MessageFns<EstimateTuningJobRequest> = {
+  encode(message: EstimateTuningJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.parent !== "") {
+      writer.uint32(10).string(message.parent);
+    }
+    if (message.specification !== undefined) {
+      TuningSpecification.encode(message.specification, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): EstimateTuningJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseEstimateTuningJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.parent = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.specification = TuningSpecification.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): EstimateTuningJobRequest {
+    return {
+      parent: isSet(object.parent) ? globalThis.String(object.parent) : "",
+      specification: isSet(object.specification) ? TuningSpecification.fromJSON(object.specification) : undefined,
+    };
+  },
+
+  toJSON(message: EstimateTuningJobRequest): unknown {
+    const obj: any = {};
+    if (message.parent !== "") {
+      obj.parent = message.parent;
+    }
+    if (message.specification !== undefined) {
+      obj.specification = TuningSpecification.toJSON(message.specification);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<EstimateTuningJobRequest>): EstimateTuningJobRequest {
+    return EstimateTuningJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<EstimateTuningJobRequest>): EstimateTuningJobRequest {
+    const message = createBaseEstimateTuningJobRequest();
+    message.parent = object.parent ?? "";
+    message.specification = (object.specification !== undefined && object.specification !== null)
+      ? TuningSpecification.fromPartial(object.specification)
+      : undefined;
+    return message;
+  },
+};
+
 function createBaseWatchTuningJobRequest(): WatchTuningJobRequest {
   return { name: "", afterSequence: 0 };
 }
@@ -2412,6 +2508,17 @@ export const TuneServiceService = {
     responseSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
     responseDeserialize: (value: Buffer): Empty => Empty.decode(value),
   },
+  /** Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time. */
+  estimateTuningJob: {
+    path: "/lorica.v1.TuneService/EstimateTuningJob" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: EstimateTuningJobRequest): Buffer =>
+      Buffer.from(EstimateTuningJobRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): EstimateTuningJobRequest => EstimateTuningJobRequest.decode(value),
+    responseSerialize: (value: TuningEstimate): Buffer => Buffer.from(TuningEstimate.encode(value).finish()),
+    responseDeserialize: (value: Buffer): TuningEstimate => TuningEstimate.decode(value),
+  },
   /** Watches a job: first what happened already, then what happens; ends with the final resource. */
   watchTuningJob: {
     path: "/lorica.v1.TuneService/WatchTuningJob" as const,
@@ -2450,6 +2557,8 @@ export interface TuneServiceServer extends UntypedServiceImplementation {
   cancelTuningJob: handleUnaryCall<CancelTuningJobRequest, TuningJob>;
   /** Deletes a job that has ended, with its events. The adapter version that it made stays. */
   deleteTuningJob: handleUnaryCall<DeleteTuningJobRequest, Empty>;
+  /** Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time. */
+  estimateTuningJob: handleUnaryCall<EstimateTuningJobRequest, TuningEstimate>;
   /** Watches a job: first what happened already, then what happens; ends with the final resource. */
   watchTuningJob: handleServerStreamingCall<WatchTuningJobRequest, TuningJobEvent>;
 }
@@ -2591,6 +2700,22 @@ export interface TuneServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Empty) => void,
+  ): ClientUnaryCall;
+  /** Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time. */
+  estimateTuningJob(
+    request: EstimateTuningJobRequest,
+    callback: (error: ServiceError | null, response: TuningEstimate) => void,
+  ): ClientUnaryCall;
+  estimateTuningJob(
+    request: EstimateTuningJobRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: TuningEstimate) => void,
+  ): ClientUnaryCall;
+  estimateTuningJob(
+    request: EstimateTuningJobRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: TuningEstimate) => void,
   ): ClientUnaryCall;
   /** Watches a job: first what happened already, then what happens; ends with the final resource. */
   watchTuningJob(request: WatchTuningJobRequest, options?: Partial<CallOptions>): ClientReadableStream<TuningJobEvent>;
