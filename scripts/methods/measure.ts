@@ -56,7 +56,11 @@ export async function measure(method: Method, { base, data, rates, epochs, envir
     const heldOut = await upload('held-out', labelRows(data.heldOut));
     const source = await upload('source', textRows(data.source));
     const { layers } = await client.models.getModel({ name: model });
-    const asked = method.specification({ layers, rates, labels, pairs });
+    const words = `${PARENT}/embeddings/words`;
+    const asked = method.specification({ layers, rates, labels, pairs, words });
+    if (asked.stages!.some(({ embeddings }) => embeddings !== undefined)) {
+      await client.embeddings.uploadEmbeddings({ parent: PARENT, embeddingsId: 'words' }, { 'words.txt': data.words });
+    }
     const stages = asked.stages!.map((stage) => ({ batchSize: BATCH_ROWS, length: { $case: 'epochs' as const, value: epochs }, ...stage }));
     const job = await tuned(client, { ...asked, baseModel: model, adapterId: 'method', seed: 1, stages });
     const { result } = job;

@@ -2,7 +2,7 @@
  * The ways of tuning, each as the specification that a client sends. Learning rates differ by what is trained and by the base: an embedded
  * base that knows little takes larger ones. Nothing here runs anything.
  */
-import { Component, type DeepPartial, type Trainable, type TuningSpecification, type TuningStage } from '../../src/client/index.js';
+import { BaseWeights, Component, NeuronImportance, type DeepPartial, type Trainable, type TuningSpecification, type TuningStage } from '../../src/client/index.js';
 
 export interface Rates {
   /** Whole matrices. */
@@ -18,6 +18,8 @@ export interface MethodInput {
   /** Names of datasets on the server: rows of text and label, and the same as pairs. */
   readonly labels: string;
   readonly pairs: string;
+  /** Name of word vectors on the server. */
+  readonly words: string;
 }
 
 export interface Method {
@@ -53,18 +55,20 @@ const lastLayers = (layers: number, more: { includeHead?: boolean; includeNorm?:
   selection: { $case: 'lastLayers', value: { layers, ...more } },
 });
 const names = (...patterns: string[]): DeepPartial<Trainable> => ({ selection: { $case: 'names', value: { patterns } } });
+const half = (layers: number): number => Math.floor(layers / 2);
 const auto = (): Stage => ({ optimizer: { autoLearningRate: true } });
 
 export const METHODS: readonly Method[] = [
   one('full', 'full fine-tuning', 'whole', () => full),
   one('full-layer-decay', 'full, rate × 0.8 a layer down', 'whole', () => full, ({ rates }) => ({ optimizer: { learningRate: rates.whole, layerDecay: 0.8 } })),
+  one('full-adafactor', 'full, Adafactor', 'whole', () => full, ({ rates }) => ({ optimizer: undefined, adafactor: { learningRate: 20 * rates.whole } })),
   one('full-auto', 'full, automatic rate', 'whole', () => full, auto),
   one('last-2', 'last 2 layers', 'whole', () => lastLayers(2)),
   one('last-2-norm', 'last 2 layers and the final norm', 'whole', () => lastLayers(2, { includeNorm: true })),
   one('layers', 'every second layer', 'whole', ({ layers }) => ({
     selection: { $case: 'layers', value: { indices: Array.from({ length: layers }, (_, i) => i).filter((i) => i % 2 === 1) } },
   })),
-  one('freeze-range', 'lower half frozen, by range', 'whole', ({ layers }) => ({ ...full, excludeLayers: [{ first: 0, last: Math.floor(layers / 2) - 1 }] })),
+  one('freeze-range', 'lower half frozen, by range', 'whole', ({ layers }) => ({ ...full, excludeLayers: [{ first: 0, last: half(layers) - 1 }] })),
   one('freeze-names', 'embeddings and norms frozen, by name', 'whole', () => ({ ...full, exclude: ['*embed_tokens*', '*norm*'] })),
   one('attention', 'attention only', 'whole', () => components(Component.COMPONENT_ATTENTION)),
   one('feed-forward', 'feed-forward only', 'whole', () => components(Component.COMPONENT_FEED_FORWARD)),
@@ -77,7 +81,7 @@ export const METHODS: readonly Method[] = [
       value: {
         selections: [
           components(Component.COMPONENT_NORMS),
-          { selection: { $case: 'components', value: { components: [Component.COMPONENT_ATTENTION], ranges: [{ first: Math.floor(layers / 2), last: layers - 1 }] } } },
+          { selection: { $case: 'components', value: { components: [Component.COMPONENT_ATTENTION], ranges: [{ first: half(layers), last: layers - 1 }] } } },
         ],
       },
     },
@@ -90,6 +94,34 @@ export const METHODS: readonly Method[] = [
   one('dora', 'DoRA, rank 16', 'lora', () => lora({ dora: true })),
   one('lora-auto', 'LoRA, automatic rate', 'lora', () => lora(), auto),
   one('lora-packing', 'LoRA, rows packed', 'lora', () => lora(), ({ rates }) => ({ packing: true, optimizer: { learningRate: rates.lora } })),
+  one('lora-int8-base', 'LoRA on a base held in int8', 'lora', () => lora(), undefined, { baseWeights: BaseWeights.BASE_WEIGHTS_INT8 }),
+  one('lora-int4-base', 'LoRA on a base held in int4', 'lora', () => lora(), undefined, { baseWeights: BaseWeights.BASE_WEIGHTS_INT4 }),
+  one('lora-int8-products', 'LoRA, products in int8', 'lora', () => lora(), undefined, { int8Products: true }),
+  one('insert-layer', 'one inserted layer, trained alone', 'whole', ({ layers }) => ({ selection: { $case: 'layers', value: { indices: [half(layers)] } } }), ({ layers, rates }) => ({
+    architecture: { insert: [{ at: half(layers) }] },
+    optimizer: { learningRate: 2 * rates.whole },
+  })),
+  one('remove-layer', 'least important layer removed, LoRA', 'lora', () => lora(), ({ rates }) => ({ architecture: { removeLeastImportant: 1 }, optimizer: { learningRate: rates.lora } })),
+  one('grow-neurons', '64 neurons added a layer, feed-forward', 'whole', () => components(Component.COMPONENT_FEED_FORWARD), ({ rates }) => ({
+    architecture: { growFeedForward: [{ neurons: 64 }] },
+    optimizer: { learningRate: rates.whole },
+  })),
+  one('prune-neurons', '64 neurons removed a layer, LoRA', 'lora', () => lora(), ({ rates }) => ({
+    architecture: { pruneFeedForward: [{ neurons: 64, importance: NeuronImportance.NEURON_IMPORTANCE_ACTIVATION }] },
+    optimizer: { learningRate: rates.lora },
+  })),
+  one('dropout', 'full, dropout 0.1 everywhere', 'whole', () => full, ({ rates }) => ({
+    architecture: { dropout: { attention: 0.1, residual: 0.1, embedding: 0.1 } },
+    optimizer: { learningRate: rates.whole },
+  })),
+  one('word-vectors', 'embeddings from GloVe vectors, then full', 'whole', () => full, ({ words, rates }) => ({
+    embeddings: { source: words },
+    optimizer: { learningRate: rates.whole },
+  })),
+  one('word-vectors-frozen', 'embeddings from GloVe vectors, frozen; LoRA', 'lora', () => lora(), ({ words, rates }) => ({
+    embeddings: { source: words },
+    optimizer: { learningRate: rates.lora },
+  })),
   {
     id: 'staged',
     title: 'stages: last 2 layers, then attention',
