@@ -89,6 +89,6 @@ export function filterStates(filter: string): readonly JobState[] {
 
 /** What of a thrown value a job keeps and shows. The text of a defect stays in the log. */
 export function failureOf(error: unknown): JobFailure {
-  if (error instanceof LoricaError) return { code: error.code, reason: error.reason, message: error.message };
+  if (error instanceof LoricaError) return { code: error.code, reason: error.reason, message: error.message, ...(error.hint === undefined ? {} : { hint: error.hint }) };
   return { code: 'INTERNAL', reason: 'INTERNAL', message: 'an internal error stopped this job; the server log has the details' };
 }

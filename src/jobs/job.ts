@@ -15,6 +15,8 @@ export interface JobFailure {
   readonly code: string;
   readonly reason: string;
   readonly message: string;
+  /** What to do next. */
+  readonly hint?: string;
 }
 
 export interface Job {

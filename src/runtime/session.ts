@@ -110,11 +110,13 @@ export class Session {
     const { runOptions } = this.core;
     const queuedAt = performance.now();
     let terminated = false;
+    let ended = false;
     return this.core.queue.schedule(this.name, lane, signal, {
       start: (done) => {
         binding.apply();
         const startedAt = performance.now();
         api.RunWithBinding.async(this.loaded.pointer, runOptions, binding.pointer, (thrown: Error | null, status: unknown) => {
+          ended = true;
           const failed = thrown ?? statusError(api, status, this.name);
           if (terminated) call(api, 'RunOptionsUnsetTerminate', runOptions);
           this.core.report({ session: this.name, lane, waitedMs: startedAt - queuedAt, ranMs: performance.now() - startedAt, failed: failed !== null });
@@ -122,6 +124,8 @@ export class Session {
         });
       },
       cancel: () => {
+        // A listener of the report may abort: nothing runs then that could be stopped, and the next run would be.
+        if (ended) return;
         terminated = true;
         call(api, 'RunOptionsSetTerminate', runOptions);
       },

@@ -34,7 +34,7 @@ export function jobFields(
     error:
       job.error === undefined
         ? undefined
-        : { code: job.error.code, reason: reasonMessage(job.error.reason as ErrorReason), message: job.error.message },
+        : { code: job.error.code, reason: reasonMessage(job.error.reason as ErrorReason), message: job.error.message, hint: job.error.hint ?? '' },
     etag: job.etag,
     attempt: job.attempt,
     cancelRequested: job.cancelRequested,

@@ -176,6 +176,18 @@ describe('disposal', () => {
 });
 
 describe('cancelling', () => {
+  test('a listener of runs that aborts the run it is told of stops no other', async () => {
+    const { session, x, y: w } = await chain(8, 1);
+    const abort = new AbortController();
+    const stop = runtime.onRun(() => abort.abort());
+    const binding = session.binding().input('x', x).input('w', w).output('y', runtime.empty('float32', [8, 8]));
+    await session.run(binding, { ...LANE, signal: abort.signal }).catch(() => undefined);
+    stop();
+    await session.run(binding, LANE);
+    binding.dispose();
+    session.dispose();
+  });
+
   test('terminates a run that goes on; the session works afterwards', async () => {
     const { session, x, y: w } = await chain(512, 400);
     const y = runtime.empty('float32', [512, 512]);

@@ -444,10 +444,12 @@ export interface JobError {
   reason: ErrorReason;
   /** One sentence for a person. */
   message: string;
+  /** What to do next; empty where nothing is known. */
+  hint: string;
 }
 
 function createBaseJobError(): JobError {
-  return { code: "", reason: ErrorReason.ERROR_REASON_UNSPECIFIED, message: "" };
+  return { code: "", reason: ErrorReason.ERROR_REASON_UNSPECIFIED, message: "", hint: "" };
 }
 
 export const JobError: MessageFns<JobError> = {
@@ -460,6 +462,9 @@ export const JobError: MessageFns<JobError> = {
     }
     if (message.message !== "") {
       writer.uint32(26).string(message.message);
+    }
+    if (message.hint !== "") {
+      writer.uint32(34).string(message.hint);
     }
     return writer;
   },
@@ -501,6 +506,14 @@ export const JobError: MessageFns<JobError> = {
             message.message = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.hint = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -518,6 +531,7 @@ export const JobError: MessageFns<JobError> = {
       code: isSet(object.code) ? globalThis.String(object.code) : "",
       reason: isSet(object.reason) ? errorReasonFromJSON(object.reason) : ErrorReason.ERROR_REASON_UNSPECIFIED,
       message: isSet(object.message) ? globalThis.String(object.message) : "",
+      hint: isSet(object.hint) ? globalThis.String(object.hint) : "",
     };
   },
 
@@ -532,6 +546,9 @@ export const JobError: MessageFns<JobError> = {
     if (message.message !== "") {
       obj.message = message.message;
     }
+    if (message.hint !== "") {
+      obj.hint = message.hint;
+    }
     return obj;
   },
 
@@ -543,6 +560,7 @@ export const JobError: MessageFns<JobError> = {
     message.code = object.code ?? "";
     message.reason = object.reason ?? ErrorReason.ERROR_REASON_UNSPECIFIED;
     message.message = object.message ?? "";
+    message.hint = object.hint ?? "";
     return message;
   },
 };
