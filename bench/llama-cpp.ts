@@ -15,7 +15,7 @@ const TYPE_F16 = 1;
 const FLASH_ATTENTION_OFF = 0;
 
 /** `enum llama_ftype`. */
-const FILE_TYPES = { Q4_0: 2, Q4_1: 3, Q8_0: 7 } as const;
+const FILE_TYPES = { F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 7 } as const;
 export type LlamaFileType = keyof typeof FILE_TYPES;
 
 type TypeSpec = Parameters<typeof koffi.alias>[1];

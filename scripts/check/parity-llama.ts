@@ -42,7 +42,7 @@ export interface PerplexityFigures {
 export interface LlamaFigures {
   readonly agreement: AgreementFigures;
   readonly perplexity: PerplexityFigures;
-  /** Largest difference of a logit to llama.cpp on the file that we wrote, over the prompts. */
+  /** Largest difference of a logit, in llama.cpp, between the file that we wrote and its own quantizer's, over the prompts. */
   readonly exports: { readonly F16: number; readonly Q8_0: number };
 }
 
@@ -69,7 +69,7 @@ export async function compareWithLlama(
 ): Promise<LlamaFigures> {
   const file = (name: string): string => join(folder, `${name}.gguf`);
   for (const storage of ['F32', 'F16', 'Q8_0'] as const) await exportCheckpoint(checkpoint, file(storage), { kind: 'gguf', storage });
-  for (const type of ['Q8_0', 'Q4_0'] as const) quantizeGguf(file('F32'), file(`llama-${type}`), type, availableParallelism());
+  for (const type of ['F16', 'Q8_0', 'Q4_0'] as const) quantizeGguf(file('F32'), file(`llama-${type}`), type, availableParallelism());
   const continued = continuations(file('F32'), prompts, log);
   const perplexity = async (name: string, score: Score): Promise<number> => {
     let sum = 0;
@@ -84,11 +84,11 @@ export async function compareWithLlama(
     return logits;
   };
   const ours = await withForm(runtime, checkpoint, 'float32', WINDOW_TOKENS, async (score) => ({
-    agreement: await agree(score, continued), perplexity: await perplexity('float32', score), prompts: await onPrompts(score),
+    agreement: await agree(score, continued), perplexity: await perplexity('float32', score),
   }));
   const difference = async (name: string): Promise<number> => {
-    const theirs = await withLlama(file(name), onPrompts);
-    return Math.max(...theirs.map((logits, i) => largestDifference(logits, ours.result.prompts[i]!)));
+    const [written, theirs] = [await withLlama(file(name), onPrompts), await withLlama(file(`llama-${name}`), onPrompts)];
+    return Math.max(...theirs.map((logits, i) => largestDifference(logits, written[i]!)));
   };
   const exports = { F16: await difference('F16'), Q8_0: await difference('Q8_0') };
   const int8 = await withForm(runtime, checkpoint, 'int8', WINDOW_TOKENS, (score) => perplexity('int8', score));
