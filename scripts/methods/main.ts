@@ -74,6 +74,7 @@ const figures = {
   rows: { train: data.train.length, heldOut: data.heldOut.length },
   methods: results.length,
   improved: results.length - failed.length,
+  notImproved: failed.length,
   results,
 };
 if (options.json !== undefined) await writeFile(options.json, `${JSON.stringify(figures, null, 2)}\n`);

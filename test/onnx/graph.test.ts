@@ -180,7 +180,7 @@ describe('errors name the operator, the shapes and where it was built', () => {
     [
       'rotaryEmbedding',
       () => ops.rotaryEmbedding(x, i, w, w, { numHeads: 2 }),
-      /^RotaryEmbedding: x is not 2 heads of twice the width of cos/,
+      /^RotaryEmbedding: x is not 2 heads of at least twice the width of cos/,
     ],
     [
       'matMulNBits',
