@@ -9,6 +9,7 @@ import * as embeddingMessages from '../gen/lorica/v1/embedding_service.js';
 import * as evaluateMessages from '../gen/lorica/v1/evaluate_service.js';
 import * as generateMessages from '../gen/lorica/v1/generate_service.js';
 import * as modelMessages from '../gen/lorica/v1/model_service.js';
+import * as recommendationMessages from '../gen/lorica/v1/recommendation.js';
 import type { AdapterVersion, Dataset } from '../gen/lorica/v1/resources.js';
 import * as tuneMessages from '../gen/lorica/v1/tune_service.js';
 import { createStub, type CallSettings, type Channel, type DeepPartial, type Stub } from './stub.js';
@@ -59,6 +60,14 @@ export type {
 } from '../gen/lorica/v1/resources.js';
 export { ExportType, type ExportCheckpointHeader } from '../gen/lorica/v1/model_service.js';
 export type { ServedBy, TokenUsage } from '../gen/lorica/v1/types.js';
+export { RecommendedTask } from '../gen/lorica/v1/recommendation.js';
+export type {
+  RecommendationAlternative,
+  RecommendationReason,
+  RecommendationWarning,
+  RecommendTuningRequest,
+  RecommendTuningResponse,
+} from '../gen/lorica/v1/recommendation.js';
 export type { TuningJobEvent, TuningStep } from '../gen/lorica/v1/tune_service.js';
 export { BaseWeights, Component, LossScope, SavedActivations, ScheduleKind } from '../gen/lorica/v1/tuning.js';
 export type { Trainable, TuningSpecification, TuningStage } from '../gen/lorica/v1/tuning.js';
@@ -126,7 +135,7 @@ export function connect(options: ConnectOptions): LoricaClient {
       ...createStub(channel, embeddingMessages.EmbeddingServiceService, embeddingMessages),
       uploadEmbeddings: (header, files, settings) => uploadEmbeddings(channel, header, files, settings),
     },
-    tune: createStub(channel, tuneMessages.TuneServiceService, tuneMessages),
+    tune: createStub(channel, tuneMessages.TuneServiceService, { ...tuneMessages, ...recommendationMessages }),
     evaluate: createStub(channel, evaluateMessages.EvaluateServiceService, evaluateMessages),
     generate: createStub(channel, generateMessages.GenerateServiceService, generateMessages),
     adapters: {

@@ -28,6 +28,7 @@ import { clearExports } from './exports.js';
 import { FileModelLibrary } from './model-library.js';
 import { preloadConfigured } from './preload.js';
 import { ThreadedRowMeters } from './row-meter.js';
+import { tuningRecommender } from './tuning-recommender.js';
 import { CloseStack } from './stack.js';
 import { tuningHandler } from './tuning-handler.js';
 import { tuningPlanner } from './tuning-planner.js';
@@ -134,6 +135,7 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     draining: draining.signal,
     ...stores,
     planner: tuningPlanner({ models, datasets: stores.datasets, host }),
+    recommender: tuningRecommender(models, config.threads),
     meters: new ThreadedRowMeters((id) => models.checkpoint(id)),
     requests: stores.requestIds,
     protoFolder: config.protoFolder,

@@ -13,10 +13,13 @@ export type {
   ModelInfo,
   ModelLibrary,
   OpenRowMeter,
+  RecommendQuestion,
   RequestMemory,
   RowMeters,
   TextModel,
-  TuningEstimate, TuningPlanner,
+  TuningEstimate,
+  TuningPlanner,
+  TuningRecommender,
 } from './ports.js';
 export { createServices, loadProtos, type ServiceDependencies, type Services } from './server.js';
 export { Targets, type Served, type Target } from './targets.js';

@@ -5,7 +5,7 @@
 import type { AdapterContent, FitOf } from '../adapters/index.js';
 import type { RowMeter } from '../datasets/index.js';
 import type { Engine } from '../engine/index.js';
-import type { StageEstimate, TuningSpecification } from '../tuning/index.js';
+import type { Recommendation, RecommendInput, StageEstimate, TuningSpecification } from '../tuning/index.js';
 
 /** A base model as the API shows it. */
 export interface ModelInfo {
@@ -123,6 +123,14 @@ export interface TuningEstimate {
   /** With what the process holds now. */
   readonly peakMemoryBytes: number;
   readonly memoryLimitBytes: number;
+}
+
+/** What a recommendation is asked with, but for what the server knows; `memoryLimitBytes` defaults to what its machine has left. */
+export type RecommendQuestion = Omit<RecommendInput, 'config' | 'threads' | 'memoryLimitBytes'> & { readonly memoryLimitBytes: number | undefined };
+
+/** Chooses a method and its settings. Throws as `recommendTuning`, and NOT_FOUND / MODEL_NOT_FOUND. */
+export interface TuningRecommender {
+  recommend(question: RecommendQuestion): Promise<{ readonly recommendation: Recommendation; readonly memoryLimitBytes: number }>;
 }
 
 /** How rows are to be rendered; what is left out is as in a tuning stage. */

@@ -31,7 +31,7 @@ import { generateHandlers } from './generate-service.js';
 import type { Authenticate } from './identity.js';
 import { modelHandlers } from './model-service.js';
 import { Once } from './once.js';
-import type { Generator, ModelLibrary, RequestMemory, RowMeters, TuningPlanner } from './ports.js';
+import type { Generator, ModelLibrary, RequestMemory, RowMeters, TuningPlanner, TuningRecommender } from './ports.js';
 import { Targets } from './targets.js';
 import { tuneHandlers } from './tune-service.js';
 
@@ -47,6 +47,7 @@ export interface ServiceDependencies {
   readonly models: ModelLibrary;
   readonly engine: Generator;
   readonly planner: TuningPlanner;
+  readonly recommender: TuningRecommender;
   readonly meters: RowMeters;
   readonly requests: RequestMemory;
   /** The folder that holds descriptors.binpb, for reflection. */

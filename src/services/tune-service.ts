@@ -25,7 +25,8 @@ import { jobMethods } from './job-methods.js';
 import { jobFields, repeatOf, watchJob, type Watched } from './jobs.js';
 import { needName, parseName } from './names.js';
 import type { Once } from './once.js';
-import type { TuningPlanner } from './ports.js';
+import type { RowMeters, TuningPlanner, TuningRecommender } from './ports.js';
+import { recommend } from './recommend-tuning.js';
 import { requireFittingData } from './tuning-data.js';
 import { embeddingReportMessage } from './tuning-edits.js';
 import { readTuningSpecification, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
@@ -35,6 +36,8 @@ export interface TuneDependencies {
   readonly datasets: DatasetStore;
   readonly embeddings: EmbeddingStore;
   readonly planner: TuningPlanner;
+  readonly recommender: TuningRecommender;
+  readonly meters: RowMeters;
   readonly once: Once;
   readonly draining: AbortSignal;
 }
@@ -121,6 +124,8 @@ export function tuneHandlers({
   planner,
   once,
   draining,
+  recommender,
+  meters,
 }: TuneDependencies): Handlers<typeof TuneServiceService> {
   const create = async (request: CreateTuningJobRequest, context: CallContext): Promise<Job> => {
     const fields = new Fields();
@@ -198,6 +203,7 @@ export function tuneHandlers({
     },
     deleteTuningJob: methods.delete,
     estimateTuningJob: estimate,
+    recommendTuning: (request, context) => recommend(request, context, { datasets, recommender, meters }),
     async *watchTuningJob(request, context) {
       yield* watch(methods.name(request.name, context), request.afterSequence, context);
     },

@@ -12,3 +12,5 @@ export { checkTuning, runTuning, trainOnTokens, type TokenTrainingInput } from '
 export type { TuningInput } from './tuning-run.js';
 export { estimateTuning, type EstimateInput, type StageEstimate } from './estimate.js';
 export { planMemory, type MemoryPart, type MemoryPlanInput } from './memory-plan.js';
+export { recommendTuning, TASK_KINDS, type Recommendation } from './recommend.js';
+export type { RecommendInput, TuningTask } from './recommend-types.js';

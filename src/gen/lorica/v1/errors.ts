@@ -94,6 +94,8 @@ export enum ErrorReason {
   ERROR_REASON_STORAGE_LOCKED = "ERROR_REASON_STORAGE_LOCKED",
   /** ERROR_REASON_API_KEY_NOT_FOUND - No such API key that the caller may see. */
   ERROR_REASON_API_KEY_NOT_FOUND = "ERROR_REASON_API_KEY_NOT_FOUND",
+  /** ERROR_REASON_MEMORY_INSUFFICIENT - What was asked for does not fit the memory; the metadata `leastBytes` says what would do. */
+  ERROR_REASON_MEMORY_INSUFFICIENT = "ERROR_REASON_MEMORY_INSUFFICIENT",
   /** ERROR_REASON_EMBEDDINGS_INVALID - A file of word vectors is damaged, or of a kind that is not read; violations name its lines. */
   ERROR_REASON_EMBEDDINGS_INVALID = "ERROR_REASON_EMBEDDINGS_INVALID",
   /** ERROR_REASON_JOB_PAUSED - The job was told to stop because it is paused; it goes on after ResumeTuningJob. */
@@ -228,6 +230,9 @@ export function errorReasonFromJSON(object: any): ErrorReason {
     case 40:
     case "ERROR_REASON_API_KEY_NOT_FOUND":
       return ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND;
+    case 41:
+    case "ERROR_REASON_MEMORY_INSUFFICIENT":
+      return ErrorReason.ERROR_REASON_MEMORY_INSUFFICIENT;
     case 42:
     case "ERROR_REASON_EMBEDDINGS_INVALID":
       return ErrorReason.ERROR_REASON_EMBEDDINGS_INVALID;
@@ -328,6 +333,8 @@ export function errorReasonToJSON(object: ErrorReason): string {
       return "ERROR_REASON_STORAGE_LOCKED";
     case ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND:
       return "ERROR_REASON_API_KEY_NOT_FOUND";
+    case ErrorReason.ERROR_REASON_MEMORY_INSUFFICIENT:
+      return "ERROR_REASON_MEMORY_INSUFFICIENT";
     case ErrorReason.ERROR_REASON_EMBEDDINGS_INVALID:
       return "ERROR_REASON_EMBEDDINGS_INVALID";
     case ErrorReason.ERROR_REASON_JOB_PAUSED:
@@ -424,6 +431,8 @@ export function errorReasonToNumber(object: ErrorReason): number {
       return 39;
     case ErrorReason.ERROR_REASON_API_KEY_NOT_FOUND:
       return 40;
+    case ErrorReason.ERROR_REASON_MEMORY_INSUFFICIENT:
+      return 41;
     case ErrorReason.ERROR_REASON_EMBEDDINGS_INVALID:
       return 42;
     case ErrorReason.ERROR_REASON_JOB_PAUSED:

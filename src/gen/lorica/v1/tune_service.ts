@@ -21,6 +21,7 @@ import { Empty } from "../../google/protobuf/empty.js";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
 import { EmbeddingReport } from "./architecture.js";
 import { TuningEstimate } from "./estimate.js";
+import { RecommendTuningRequest, RecommendTuningResponse } from "./recommendation.js";
 import { TuningJob } from "./resources.js";
 import { CheckpointSaved, EvaluationDone } from "./training.js";
 import { TuningSpecification } from "./tuning.js";
@@ -2530,6 +2531,21 @@ export const TuneServiceService = {
     responseSerialize: (value: TuningJobEvent): Buffer => Buffer.from(TuningJobEvent.encode(value).finish()),
     responseDeserialize: (value: Buffer): TuningJobEvent => TuningJobEvent.decode(value),
   },
+  /**
+   * Says which tuning fits a task, its data and its resources, and why. RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT, with the least memory that
+   * would do, where nothing fits.
+   */
+  recommendTuning: {
+    path: "/lorica.v1.TuneService/RecommendTuning" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: RecommendTuningRequest): Buffer =>
+      Buffer.from(RecommendTuningRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RecommendTuningRequest => RecommendTuningRequest.decode(value),
+    responseSerialize: (value: RecommendTuningResponse): Buffer =>
+      Buffer.from(RecommendTuningResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RecommendTuningResponse => RecommendTuningResponse.decode(value),
+  },
 } as const;
 
 export interface TuneServiceServer extends UntypedServiceImplementation {
@@ -2561,6 +2577,11 @@ export interface TuneServiceServer extends UntypedServiceImplementation {
   estimateTuningJob: handleUnaryCall<EstimateTuningJobRequest, TuningEstimate>;
   /** Watches a job: first what happened already, then what happens; ends with the final resource. */
   watchTuningJob: handleServerStreamingCall<WatchTuningJobRequest, TuningJobEvent>;
+  /**
+   * Says which tuning fits a task, its data and its resources, and why. RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT, with the least memory that
+   * would do, where nothing fits.
+   */
+  recommendTuning: handleUnaryCall<RecommendTuningRequest, RecommendTuningResponse>;
 }
 
 export interface TuneServiceClient extends Client {
@@ -2724,6 +2745,25 @@ export interface TuneServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<TuningJobEvent>;
+  /**
+   * Says which tuning fits a task, its data and its resources, and why. RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT, with the least memory that
+   * would do, where nothing fits.
+   */
+  recommendTuning(
+    request: RecommendTuningRequest,
+    callback: (error: ServiceError | null, response: RecommendTuningResponse) => void,
+  ): ClientUnaryCall;
+  recommendTuning(
+    request: RecommendTuningRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: RecommendTuningResponse) => void,
+  ): ClientUnaryCall;
+  recommendTuning(
+    request: RecommendTuningRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: RecommendTuningResponse) => void,
+  ): ClientUnaryCall;
 }
 
 export const TuneServiceClient = makeGenericClientConstructor(
