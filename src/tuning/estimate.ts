@@ -191,19 +191,17 @@ class SliceCosts {
     return times.sort((a, b) => a - b)[REPEATS >> 1]!;
   }
 
-  /** Forward runs of layers come in their order and backward runs in the opposite one; what runs outside the layers runs once. */
+  /** Forward runs of layers come in their order and backward runs in the opposite one; all else, and the time between runs, comes once. */
   private extended(reports: readonly { readonly session: string; readonly ranMs: number }[], wallMs: number): number {
     const { counts } = this.slice;
     let [forward, backward] = [0, counts.length - 1];
-    let [ms, runs] = [0, 0];
+    let ms = wallMs;
     for (const { session, ranMs } of reports) {
       const name = session.slice(SESSIONS.length + 1);
       const count = name.startsWith('layer-backward') ? counts[backward--]! : name.startsWith('layer') ? counts[forward++]! : 1;
-      ms += count * ranMs;
-      runs += count;
+      ms += (count - 1) * ranMs;
     }
-    const between = Math.max(0, wallMs - reports.reduce((sum, { ranMs }) => sum + ranMs, 0));
-    return ms + (between * runs) / Math.max(1, reports.length);
+    return ms;
   }
 }
 
