@@ -96,7 +96,7 @@ async function estimateStage(input: EstimateInput, config: DecoderConfig, stage:
     const steps = stage.length.kind === 'steps' ? stage.length.steps : stage.length.epochs * perEpoch;
     const meanTokens = objective.lengths.reduce((sum, length) => sum + length, 0) / objective.lengths.length;
     const memory = planMemory({
-      config, plan, trained, stage, ...use, savedBytesPerToken, dataTokens: meanTokens * rows,
+      config, plan, trained, stage, ...use, outputs: read.labels?.length ?? config.vocabSize, savedBytesPerToken, dataTokens: meanTokens * rows,
       microBatchTokens: epoch.largestTokens, longestTokens: epoch.longestTokens,
     });
     return { rows, steps, tokens: Math.round((steps / perEpoch) * meanTokens * rows), seconds: (steps * (passMs + optimizerMs)) / 1000, trainableParameters: elements, memory };

@@ -13,12 +13,11 @@ export interface MemoryPart {
   readonly bytes: number;
 }
 
-export interface MemoryPlanInput {
+/** How a stage runs. */
+export interface MemoryUse {
   readonly config: DecoderConfig;
-  readonly plan: TrainablePlan;
-  /** Shapes of what is trained, LoRA and heads included. */
-  readonly trained: ReadonlyMap<string, readonly number[]>;
-  readonly stage: Pick<ResolvedStage, 'adafactor'>;
+  /** Outputs of the head: the vocabulary, or labels. */
+  readonly outputs: number;
   readonly weights: BaseWeightForm;
   readonly int8Products: boolean;
   /** Padded tokens of the largest micro-batch and its longest row. */
@@ -27,6 +26,23 @@ export interface MemoryPlanInput {
   readonly savedBytesPerToken: number;
   /** Tokens of all rows. */
   readonly dataTokens: number;
+}
+
+/** How much a stage holds, in values. */
+export interface MemoryCounts {
+  /** Frozen weights of linear layers, and all others. */
+  readonly frozenLinear: number;
+  readonly frozenOther: number;
+  readonly trained: number;
+  /** What the optimizer remembers. */
+  readonly moments: number;
+}
+
+export interface MemoryPlanInput extends MemoryUse {
+  readonly plan: TrainablePlan;
+  /** Shapes of what is trained, LoRA and heads included. */
+  readonly trained: ReadonlyMap<string, readonly number[]>;
+  readonly stage: Pick<ResolvedStage, 'adafactor'>;
 }
 
 /** Bytes of a value with its share of a scale for 32 of them. */
@@ -45,31 +61,37 @@ const BYTES_PER_DATA_TOKEN = 9;
 const product = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1);
 
 export function planMemory(input: MemoryPlanInput): MemoryPart[] {
-  const { config, plan, trained, stage, microBatchTokens: tokens, longestTokens } = input;
-  const trainedElements = [...trained.values()].reduce((sum, shape) => sum + product(shape), 0);
-  let frozenBytes = 0;
+  const { config, plan, trained, stage } = input;
+  const elements = [...trained.values()].reduce((sum, shape) => sum + product(shape), 0);
+  let [frozenLinear, frozenOther] = [0, 0];
   for (const [name, shape] of weightShapes(config)) {
     if (plan.tensors.has(name)) continue;
-    const linear = /\.(self_attn|mlp)\..*\.weight$/.test(name);
-    const bytes = linear ? BYTES_PER_WEIGHT[input.weights] + (input.int8Products ? INT8_PRODUCTS_BYTES : 0) : 4;
-    frozenBytes += bytes * product(shape);
+    if (name.startsWith('model.layers.') && shape.length === 2) frozenLinear += product(shape);
+    else frozenOther += product(shape);
   }
-  const { hiddenSize: c, heads, vocabSize } = config;
+  return memoryParts({ frozenLinear, frozenOther, trained: elements, moments: stage.adafactor === undefined ? 2 * elements : adafactorMoments(trained) }, input);
+}
+
+/** The parts of a stage's memory from counts of values. */
+export function memoryParts({ frozenLinear, frozenOther, trained, moments }: MemoryCounts, use: MemoryUse): MemoryPart[] {
+  const { config, outputs, microBatchTokens: tokens, longestTokens } = use;
+  const { hiddenSize: c, heads } = config;
   const widest = Math.max(config.intermediateSize, ...(config.intermediateSizes ?? []));
-  const layer = 4 * (tokens * (WIDE_TEMPORARIES * widest + NARROW_TEMPORARIES * c) + SCORE_TEMPORARIES * heads * tokens * longestTokens);
-  const head = 4 * LOGIT_TEMPORARIES * headRows(vocabSize, c, 2) * vocabSize;
+  const layer = 4 * tokens * (WIDE_TEMPORARIES * widest + NARROW_TEMPORARIES * c + SCORE_TEMPORARIES * heads * longestTokens);
+  const head = 4 * LOGIT_TEMPORARIES * headRows(outputs, c, 2) * outputs;
+  const linearBytes = BYTES_PER_WEIGHT[use.weights] + (use.int8Products ? INT8_PRODUCTS_BYTES : 0);
   return [
-    { what: 'frozen weights', bytes: frozenBytes },
-    { what: 'trained weights', bytes: 4 * trainedElements },
-    { what: 'gradients', bytes: 4 * trainedElements },
-    { what: 'optimizer', bytes: stage.adafactor === undefined ? 8 * trainedElements : adafactorBytes(trained) },
-    { what: 'activations', bytes: tokens * input.savedBytesPerToken },
+    { what: 'frozen weights', bytes: linearBytes * frozenLinear + 4 * frozenOther },
+    { what: 'trained weights', bytes: 4 * trained },
+    { what: 'gradients', bytes: 4 * trained },
+    { what: 'optimizer', bytes: 4 * moments },
+    { what: 'activations', bytes: tokens * use.savedBytesPerToken },
     { what: 'workspace', bytes: Math.max(layer, head) },
-    { what: 'rows', bytes: BYTES_PER_DATA_TOKEN * input.dataTokens },
+    { what: 'rows', bytes: BYTES_PER_DATA_TOKEN * use.dataTokens },
   ];
 }
 
 /** Means of rows and columns of a matrix, all of a vector. */
-function adafactorBytes(trained: ReadonlyMap<string, readonly number[]>): number {
-  return [...trained.values()].reduce((sum, shape) => sum + 4 * (shape.length === 2 ? shape[0]! + shape[1]! : product(shape)), 0);
+function adafactorMoments(trained: ReadonlyMap<string, readonly number[]>): number {
+  return [...trained.values()].reduce((sum, shape) => sum + (shape.length === 2 ? shape[0]! + shape[1]! : product(shape)), 0);
 }

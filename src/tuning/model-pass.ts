@@ -3,7 +3,6 @@
  * bounded by what is kept between segments and other lanes run in between. Invariant: layers below the lowest trained one keep
  * nothing and get no backward run.
  */
-import { EMBEDDING_WEIGHT, layerPrefix, POSITION_WEIGHT } from '../models/decoder.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 import { Activations, ShapeInputsCache, type ShapeInputs } from './activations.js';
 import type { MicroBatch } from './batches.js';
@@ -11,6 +10,7 @@ import { HeadPass, type HeadChoice, type LossWeights } from './head-pass.js';
 import { DropoutMasks, EMBEDDING_PLACE, type RandomOfRow } from './dropout.js';
 import { LayerPass, type StageModel } from './layer-pass.js';
 import { layerTokens } from './segment-size.js';
+import { lowestTrained } from './model-slice.js';
 import type { SavedActivations } from './specification.js';
 import type { BaseLease } from './training-host.js';
 
@@ -56,7 +56,7 @@ export class ModelPass {
   static async create(lease: BaseLease, model: StageModel, options: PassOptions): Promise<ModelPass> {
     const { runtime } = lease;
     const { config } = model;
-    const lowest = lowestTrained(model, config.layers);
+    const lowest = lowestTrained(model.parameters?.names ?? [], config.layers);
     const layers: LayerPass[] = [];
     const masks = new DropoutMasks(runtime, config, model.dropout);
     const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel', masks.scale(EMBEDDING_PLACE));
@@ -155,13 +155,4 @@ export class ModelPass {
   private matrix(name: string): Tensor {
     return this.activations.get(name, this.hiddenSize);
   }
-}
-
-/** −1 when the embedding is trained, else the index of the lowest layer with a trained parameter, else the number of layers. */
-function lowestTrained(model: StageModel, layers: number): number {
-  const { parameters } = model;
-  if (parameters === undefined) return layers;
-  if (parameters.has(EMBEDDING_WEIGHT) || parameters.has(POSITION_WEIGHT)) return -1;
-  for (let i = 0; i < layers; i++) if (parameters.names.some((name) => name.startsWith(`${layerPrefix(i)}.`))) return i;
-  return layers;
 }

@@ -3,7 +3,7 @@
  * that one of them stands for all. Invariant: a layer of the slice has the sessions of the layers that it stands for. Nothing is read or run here.
  */
 import type { DecoderConfig } from '../models/config.js';
-import { EMBEDDING_WEIGHT, layerPrefix } from '../models/decoder.js';
+import { EMBEDDING_WEIGHT, layerPrefix, POSITION_WEIGHT } from '../models/decoder.js';
 import type { LoraSettings, TrainablePlan } from './selection.js';
 
 export interface ModelSlice {
@@ -15,7 +15,7 @@ export interface ModelSlice {
 
 /** Layers in their order, each kind once. What lies outside the layers is all there. */
 export function sliceModel(config: DecoderConfig, plan: TrainablePlan): ModelSlice {
-  const lowest = lowestTrained(config, plan);
+  const lowest = lowestTrained([...plan.tensors, ...plan.lora.keys()], config.layers);
   const kinds = new Map<string, { readonly layer: number; count: number }>();
   for (let layer = 0; layer < config.layers; layer++) {
     const key = JSON.stringify([kindOfLayer(layer, plan), layer < lowest, layer === lowest, perLayer(config, layer)]);
@@ -43,11 +43,17 @@ function kindOfLayer(layer: number, plan: TrainablePlan): unknown {
   return [[...plan.tensors].filter(inside).map(local).sort(), [...plan.lora].filter(([module]) => inside(module)).map(([module, settings]) => [local(module), settings]).sort()];
 }
 
-/** −1 where the embedding is trained, the number of layers where none of them is. */
-function lowestTrained({ layers }: DecoderConfig, plan: TrainablePlan): number {
-  if (plan.tensors.has(EMBEDDING_WEIGHT)) return -1;
-  const trained = [...plan.tensors, ...plan.lora.keys()].map((name) => Number(/^model\.layers\.(\d+)\./.exec(name)?.[1] ?? layers));
-  return Math.min(layers, ...trained);
+/** Index of the layer that a tensor or module lies in; undefined outside the layers. */
+export function layerOf(name: string): number | undefined {
+  const index = /^model\.layers\.(\d+)\./.exec(name)?.[1];
+  return index === undefined ? undefined : Number(index);
+}
+
+/** The lowest layer with something trained: −1 where an embedding is, the number of layers where none has. `names`: of what is trained. */
+export function lowestTrained(names: Iterable<string>, layers: number): number {
+  let lowest = layers;
+  for (const name of names) lowest = Math.min(lowest, name === EMBEDDING_WEIGHT || name === POSITION_WEIGHT ? -1 : (layerOf(name) ?? layers));
+  return lowest;
 }
 
 /** Values of the config that differ from layer to layer: lists as long as the model is deep. */

@@ -1,13 +1,13 @@
 /**
  * What a specification takes in memory and time, from shapes alone, so that recommendations can weigh many of them. Bytes follow what the
- * trainer allocates: weights as they are held, values, gradients and moments of what is trained, and what is kept of the tokens of one
- * micro-batch. Time is rough, operations at a measured rate: only a measurement on the machine says more. Nothing is read or run.
+ * trainer allocates (memory-plan.ts). Time is rough, operations at a measured rate: only a measurement on the machine says more. Nothing is read or run.
  */
 import { feedForwardSize, weightShapes, type DecoderConfig } from '../models/config.js';
-import { EMBEDDING_WEIGHT } from '../models/decoder.js';
 import { padded } from './batches.js';
 import { startingConfig } from './edit-model.js';
-import { headRows, layerTokens } from './segment-size.js';
+import { memoryParts } from './memory-plan.js';
+import { layerOf, lowestTrained } from './model-slice.js';
+import { layerTokens } from './segment-size.js';
 import { selectTrainable } from './selection.js';
 import { resolveStage, type ResolvedStage, type SavedActivations, type TuningSpecification } from './specification.js';
 import { DEFAULT_ACTIVATION_BUDGET_BYTES } from './trainer.js';
@@ -30,14 +30,6 @@ export interface TuningCost {
   readonly trainableParameters: number;
 }
 
-/** Bytes of a frozen linear weight with its share of a scale for 32 of them. */
-const BYTES_PER_WEIGHT = { float32: 4, int8: 1 + 4 / 32, int4: 0.5 + 4 / 32 } as const;
-/** A second copy in integers for the products of `int8Products`. */
-const INT8_PRODUCTS_BYTES = 1.5;
-/** Values, gradients and moments of a trained value. */
-const TRAINED_BYTES = { adamw: 16, adafactor: 8 } as const;
-/** Temporaries of a layer's backward run that are alive at once: [M,F], [M,C], and scores [H,T,T] of a row; and of the head [rows,V]. */
-const TEMPORARIES = { wide: 5, narrow: 8, scores: 3, logits: 3 } as const;
 /** LoRA of SmolLM2-135M at 4 x 256 tokens: 239 to 257 tokens/s of 625 MFLOP on two threads (decision 0008). */
 const OPERATIONS_PER_SECOND_AND_THREAD = 75e9;
 /** What a token costs beside products: the embedded base trains 4,400 to 5,300 tokens/s. */
@@ -123,25 +115,23 @@ function stageShapes(base: DecoderConfig, { config, architecture, stage, labels 
 
 function stageCost({ baseWeights = 'float32', int8Products = false }: TuningSpecification, shapes: StageShapes, stage: ResolvedStage, figures: RowFigures, threads: number): TuningCost {
   const { config, elements, outputs } = shapes;
-  const frozenBytes = shapes.frozenLinear * (BYTES_PER_WEIGHT[baseWeights] + (int8Products ? INT8_PRODUCTS_BYTES : 0)) + 4 * shapes.frozenOther;
   const length = Math.min(figures.longestTokens, stage.maxLengthTokens);
   const sequences = stage.objective.kind === 'preference' ? 2 : 1;
   const longest = padded(Math.max(1, Math.ceil(length / sequences)));
   const saved = 4 * shapes.saved[stage.savedActivations];
   const mostTokens = Math.max(longest, Math.min(shapes.mostTokens[stage.savedActivations], Math.floor(DEFAULT_ACTIVATION_BUDGET_BYTES / saved)));
   const microBatch = Math.min(mostTokens, stage.batchSize * sequences * longest);
-  const { hiddenSize, heads, intermediateSize } = config;
-  const layerBytes = 4 * microBatch * (TEMPORARIES.wide * intermediateSize + TEMPORARIES.narrow * hiddenSize + TEMPORARIES.scores * heads * longest);
-  const headBytes = 4 * TEMPORARIES.logits * headRows(outputs, hiddenSize, 2) * outputs;
-  const memoryBytes = Math.ceil(
-    frozenBytes + elements * TRAINED_BYTES[stage.adafactor === undefined ? 'adamw' : 'adafactor'] + microBatch * saved + Math.max(layerBytes, headBytes),
+  const parts = memoryParts(
+    { frozenLinear: shapes.frozenLinear, frozenOther: shapes.frozenOther, trained: elements, moments: stage.adafactor === undefined ? 2 * elements : 0 },
+    { config, outputs, weights: baseWeights, int8Products, microBatchTokens: microBatch, longestTokens: longest, savedBytesPerToken: saved, dataTokens: figures.rows * figures.meanTokens },
   );
+  const memoryBytes = Math.ceil(parts.reduce((sum, { bytes }) => sum + bytes, 0));
 
   const rowTokens = Math.min(figures.meanTokens, sequences * stage.maxLengthTokens);
   const stepRows = stage.batchSize * stage.accumulationSteps;
   const rows = stage.length.kind === 'steps' ? stage.length.steps * stepRows : stage.length.epochs * figures.rows;
   const backward = shapes.backwardProducts * (stage.savedActivations === 'layer' ? 2 : 1);
-  const productsPerToken = shapes.products + backward + 2 * outputs * hiddenSize + (shapes.lora ? 3 : 1) * elements;
+  const productsPerToken = shapes.products + backward + 2 * outputs * config.hiddenSize + (shapes.lora ? 3 : 1) * elements;
   const secondsPerToken = (2 * productsPerToken * (int8Products ? INT8_PRODUCTS_TIME : 1)) / (OPERATIONS_PER_SECOND_AND_THREAD * threads) + SECONDS_PER_TOKEN;
   return { memoryBytes, seconds: rows * rowTokens * secondsPerToken, trainableParameters: elements };
 }
@@ -157,16 +147,4 @@ function savedWidth(config: DecoderConfig, trained: ReadonlyMap<string, readonly
     if (savedActivations === 'linear') width += c + 2 * headDim * (heads + kvHeads) + 2 * feedForwardSize(config, layer) + lora[layer]! + 2;
   }
   return width;
-}
-
-function layerOf(name: string): number | undefined {
-  const index = /^model\.layers\.(\d+)\./.exec(name)?.[1];
-  return index === undefined ? undefined : Number(index);
-}
-
-/** -1 when the embedding is trained, else the lowest layer with something trained, else the number of layers. */
-function lowestTrained(names: Iterable<string>, layers: number): number {
-  let lowest = layers;
-  for (const name of names) lowest = Math.min(lowest, name === EMBEDDING_WEIGHT ? -1 : (layerOf(name) ?? layers));
-  return lowest;
 }
