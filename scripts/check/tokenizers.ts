@@ -67,7 +67,7 @@ async function run(folder: string): Promise<Result[]> {
     .map((entry) => entry.name);
   for (const kind of kinds) {
     const json = await read<unknown>(kind, 'tokenizer.json');
-    const texts = await read<string[]>(kind.startsWith('wordpiece') ? 'old.json' : 'texts.json');
+    const texts = await read<string[]>(kind.startsWith('wordpiece') ? 'old.json' : kind === 'unigram-ties' ? 'ties.json' : 'texts.json');
     const reference = { texts, ids: await read<number[][]>(kind, 'ids.json'), decoded: await read<string[]>(kind, 'decoded.json') };
     const tokenizer = createTokenizer({ json, eosTokenIds: [], label: kind });
     results.push(compare(kind, tokenizer, reference));

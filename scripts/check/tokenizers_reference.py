@@ -4,6 +4,8 @@
                               are ones that this Python knows: the two implementations' Unicode tables are of different age
     DIR/old.json              such texts for WordPiece, whose reference has much older tables: random characters are those that have kept
                               their category since Unicode 3.2
+    DIR/ties.json             texts over few letters, for a Unigram whose scores are few multiples of a number that is no binary fraction: most
+                              texts have paths whose sums are equal or differ by rounding alone
     DIR/KIND/tokenizer.json   a small tokenizer, trained here on the texts' own building blocks
     DIR/KIND/ids.json         its ids for every text, without special tokens added, and DIR/KIND/decoded.json, what they decode to
 
@@ -120,6 +122,21 @@ def unigram(corpus, scheme, nfkc):
     return made
 
 
+def unigram_of_ties(_corpus):
+    pick = random.Random(7)
+    words = ["".join(pick.choice("abcd▁") for _ in range(pick.randrange(1, 5))) for _ in range(120)]
+    vocabulary = [("<unk>", 0.0)] + [(word, -0.1 * len(word) * pick.randrange(9, 12)) for word in dict.fromkeys(["▁", "a", "b", "c", *words]) if word != "d"]
+    made = Tokenizer(models.Unigram(vocabulary, 0, False))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    made.decoder = decoders.Metaspace(prepend_scheme="always")
+    return made
+
+
+def texts_of_ties():
+    pick = random.Random(11)
+    return ["".join(pick.choice("aabbccd ") for _ in range(pick.randrange(1, 60))) for _ in range(COUNT)]
+
+
 def pieces(corpus, style):
     """A SentencePiece BPE vocabulary with byte fallback as Llama 2, Phi-3 and Gemma publish theirs in tokenizer.json."""
     model = io.BytesIO()
@@ -162,15 +179,15 @@ KINDS = {
     "llama-bpe": lambda c: byte_level(c, GPT4, ignore_merges=True), "dbrx": lambda c: byte_level(c, GPT4), "gpt-4o": lambda c: byte_level(c, GPT4O),
     "pieces-llama": lambda c: pieces(c, "llama"), "pieces-phi": lambda c: pieces(c, "phi"), "pieces-gemma": lambda c: pieces(c, "gemma"),
     "wordpiece-uncased": lambda c: word_piece(c, True), "wordpiece-cased": lambda c: word_piece(c, False),
-    "unigram": lambda c: unigram(c, "always", False), "unigram-nfkc-first": lambda c: unigram(c, "first", True),
+    "unigram": lambda c: unigram(c, "always", False), "unigram-nfkc-first": lambda c: unigram(c, "first", True), "unigram-ties": unigram_of_ties,
 }
+TEXTS = {"wordpiece-uncased": "old", "wordpiece-cased": "old", "unigram-ties": "ties"}
 
 
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     readable = {}
-    for name, allowed in {"texts": assigned, "old": old}.items():
-        made = texts(allowed)
+    for name, made in {"texts": texts(assigned), "old": texts(old), "ties": texts_of_ties()}.items():
         (OUT / f"{name}.json").write_text(json.dumps(made))
         readable[name] = [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in made]
     corpus = [" ".join(WORDS[i:] + WORDS[:i]) for i in range(0, len(WORDS), 3)] + CODE * 3 + readable["texts"][200:1200]
@@ -179,7 +196,7 @@ def main():
         folder = OUT / kind
         folder.mkdir(exist_ok=True)
         made.save(str(folder / "tokenizer.json"))
-        ids = [encoding.ids for encoding in made.encode_batch(readable["old" if kind.startswith("wordpiece") else "texts"], add_special_tokens=False)]
+        ids = [encoding.ids for encoding in made.encode_batch(readable[TEXTS.get(kind, "texts")], add_special_tokens=False)]
         (folder / "ids.json").write_text(json.dumps(ids, separators=(",", ":")))
         (folder / "decoded.json").write_text(json.dumps(made.decode_batch(ids, skip_special_tokens=False)))
         print(kind, made.get_vocab_size(), sum(map(len, ids)), file=sys.stderr)

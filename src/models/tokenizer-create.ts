@@ -4,12 +4,15 @@ import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
 import { incrementalDecoder, TokenBytes } from './tokenizer-bytes.js';
 import { parseTokenizerSpec, tokenizerError, type TokenizerSpec } from './tokenizer-spec.js';
 import type { Tokenizer } from './tokenizer-types.js';
+import { unigramSegmenter, type UnigramVocabulary } from './unigram.js';
 import { wordEncoder, type WordLibrary } from './word-encoder.js';
 
 /** What we use of the library; its own declarations don't resolve under Node's module rules. */
 interface Encoder extends WordLibrary {
   id_to_token(id: number): string | undefined;
   token_to_id(token: string): number | undefined;
+  /** What splits pre-tokens into tokens. */
+  readonly model: { encode(pieces: readonly string[]): string[]; fuse_unk: boolean };
 }
 const Encoder = LibraryTokenizer as unknown as new (json: object, config: object) => Encoder;
 
@@ -95,7 +98,14 @@ function encoder(spec: TokenizerSpec, parseSpecial: boolean, label: string): Enc
   const known = parseSpecial ? spec.addedTokens : spec.addedTokens.filter((token) => !token.special);
   const added = known.map((token) => ({ ...token, lstrip: false, rstrip: false }));
   try {
-    return new Encoder({ ...spec.json, added_tokens: added }, {});
+    const made = new Encoder({ ...spec.json, added_tokens: added }, {});
+    if (spec.model.type === 'Unigram') {
+      const segment = unigramSegmenter(spec.model as unknown as UnigramVocabulary);
+      made.model.encode = (pieces) => pieces.flatMap(segment);
+      // Unknown pieces are joined within a pre-token only.
+      made.model.fuse_unk = false;
+    }
+    return made;
   } catch (cause) {
     throw tokenizerError(label, (cause as Error).message, cause);
   }
