@@ -69,6 +69,7 @@ export type {
   RecommendTuningResponse,
 } from '../gen/lorica/v1/recommendation.js';
 export type { TuningJobEvent, TuningStep } from '../gen/lorica/v1/tune_service.js';
+export { EvaluationMetric } from '../gen/lorica/v1/training.js';
 export { BaseWeights, Component, LossScope, SavedActivations, ScheduleKind } from '../gen/lorica/v1/tuning.js';
 export type { Trainable, TuningSpecification, TuningStage } from '../gen/lorica/v1/tuning.js';
 

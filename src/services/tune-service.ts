@@ -63,8 +63,8 @@ export interface TuningOutcome {
 }
 
 /** Metrics by their names in EvaluationMetric, in lower case. */
-function valuesMessage({ macroF1, ...values }: EvaluationValues): Record<string, number> {
-  return { ...values, ...(macroF1 === undefined ? {} : { macro_f1: macroF1 }) };
+function valuesMessage(values: Readonly<Record<string, number>> | EvaluationValues): Record<string, number> {
+  return Object.fromEntries(Object.entries(values).map(([metric, value]) => [metric.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]));
 }
 
 function resultMessage({ embeddings, evaluation, ...result }: TuningOutcome): TuningResult {
@@ -87,7 +87,7 @@ export function tuningJobMessage(job: Job): TuningJob {
 }
 
 function checkpointMessage({ name, stage, stageStep, bytes, sha256, createTime, evaluation, best }: JobCheckpoint): Checkpoint {
-  return { name, stage, step: stageStep, bytes, sha256, createTime, evaluation: { ...evaluation }, best };
+  return { name, stage, step: stageStep, bytes, sha256, createTime, evaluation: valuesMessage(evaluation), best };
 }
 
 function eventMessage(watched: Watched): TuningJobEvent {
@@ -141,8 +141,7 @@ export function tuneHandlers({
     if (earlier !== undefined) return earlier;
     await planner.check(specification);
     await requireFittingData(specification, 'specification', (dataset) => datasets.get(parent!.tenant, dataset.split('/').at(-1)!));
-    for (const { evaluation, embeddings: vectors } of specification.stages) {
-      if (evaluation !== undefined) await datasets.get(parent!.tenant, evaluation.dataset.split('/').at(-1)!);
+    for (const { embeddings: vectors } of specification.stages) {
       if (vectors !== undefined) await embeddings.get(parent!.tenant, vectors.source.split('/').at(-1)!);
     }
     const { job } = await jobs.create({

@@ -1,5 +1,5 @@
 /**
- * Does a dataset fit the objective of its stage? What its upload counted is enough to say so before a job is queued; the rows
+ * Do the datasets of a stage, to train and to evaluate on, fit its objective? What its upload counted is enough to say so before a job is queued; the rows
  * themselves are checked again when the job reads them.
  */
 import { LEAST_LABELS, MOST_LABELS } from '../adapters/index.js';
@@ -36,17 +36,23 @@ export async function requireFittingData(
 ): Promise<void> {
   const violations: FieldViolation[] = [];
   for (const [i, stage] of specification.stages.entries()) {
-    violations.push(...problems(stage.objective ?? { kind: 'languageModel' }, await dataset(stage.dataset), `${path}.stages[${i}]`));
+    const objective = stage.objective ?? { kind: 'languageModel' };
+    violations.push(...problems(objective, await dataset(stage.dataset), `${path}.stages[${i}]`));
+    if (stage.evaluation === undefined) continue;
+    const { kind } = await dataset(stage.evaluation.dataset);
+    if (!KINDS[objective.kind].includes(kind)) violations.push(wrongKind(objective, kind, `${path}.stages[${i}].evaluation.dataset`));
   }
   if (violations.length > 0) throw invalidFields(violations);
 }
 
 function problems(objective: Objective, dataset: Dataset, path: string): FieldViolation[] {
-  if (!KINDS[objective.kind].includes(dataset.kind)) {
-    const description = `holds rows of the kind ${dataset.kind}, and ${NAMES[objective.kind]} takes ${KINDS[objective.kind].join(', ')}; use the objective ${FIXES[dataset.kind]}, or another dataset`;
-    return [{ field: `${path}.dataset`, description }];
-  }
+  if (!KINDS[objective.kind].includes(dataset.kind)) return [wrongKind(objective, dataset.kind, `${path}.dataset`)];
   return objective.kind === 'classification' ? labelProblems(objective.labels, dataset, path) : [];
+}
+
+function wrongKind({ kind: objective }: Objective, kind: ExampleKind, field: string): FieldViolation {
+  const description = `holds rows of the kind ${kind}, and ${NAMES[objective]} takes ${KINDS[objective].join(', ')}; use the objective ${FIXES[kind]}, or another dataset`;
+  return { field, description };
 }
 
 function labelProblems(given: readonly string[] | undefined, { statistics }: Dataset, path: string): FieldViolation[] {

@@ -11,6 +11,8 @@ const METRICS: Partial<Record<proto.EvaluationMetric, EvaluationMetric>> = {
   [proto.EvaluationMetric.EVALUATION_METRIC_PERPLEXITY]: 'perplexity',
   [proto.EvaluationMetric.EVALUATION_METRIC_ACCURACY]: 'accuracy',
   [proto.EvaluationMetric.EVALUATION_METRIC_MACRO_F1]: 'macroF1',
+  [proto.EvaluationMetric.EVALUATION_METRIC_REWARD_ACCURACY]: 'rewardAccuracy',
+  [proto.EvaluationMetric.EVALUATION_METRIC_REWARD_MARGIN]: 'rewardMargin',
 };
 
 export function readEvaluation(
@@ -24,7 +26,7 @@ export function readEvaluation(
   fields.distinct(`${path}.metrics`, message.metrics);
   const metric = (value: proto.EvaluationMetric, field: string): EvaluationMetric => {
     const known = METRICS[value];
-    if (known === undefined) fields.add(field, 'must be LOSS, PERPLEXITY, ACCURACY or MACRO_F1');
+    if (known === undefined) fields.add(field, 'must be LOSS, PERPLEXITY, ACCURACY, MACRO_F1, REWARD_ACCURACY or REWARD_MARGIN');
     return known ?? 'loss';
   };
   const { earlyStopping, keepBest } = message;

@@ -18,7 +18,7 @@ export interface CheckpointIdentity {
   readonly specification: string;
   /** Of what edits of the architecture and the embeddings made of the base. */
   readonly start: string;
-  /** Of the rows of the stage as they are fed. Absent between two stages. */
+  /** Of the rows of the stage as they are fed, and of those that it is evaluated on. Absent between two stages. */
   readonly rows?: string;
 }
 
@@ -63,7 +63,7 @@ export interface CheckpointTensor {
 
 /**
  * Tensors by name: `model/{tensor}` that differ from the base, `model/{module}.lora_A.weight` and its like, and of the current stage
- * `{optimizer}/{moment}/{parameter}`, `objective/reference` and `best/{parameter}`.
+ * `{optimizer}/{moment}/{parameter}`, `objective/reference`, `evaluation/reference` and `best/{parameter}`.
  */
 export interface TrainingCheckpoint {
   readonly state: CheckpointState;

@@ -2,8 +2,11 @@
 import type { FieldViolation } from '../common/errors.js';
 import type { ResolvedObjective } from './objective-specification.js';
 
-/** Mean loss per term, its exponential, and of rows of text and label the share of right labels and the mean F1 of labels. */
-export type EvaluationMetric = 'loss' | 'perplexity' | 'accuracy' | 'macroF1';
+/**
+ * Mean loss per term; of the language model's objective its exponential; of rows of text and label the share of right labels and the mean F1
+ * of labels; of preferences the share of pairs whose chosen answer has the higher reward, and the mean difference of the rewards.
+ */
+export type EvaluationMetric = 'loss' | 'perplexity' | 'accuracy' | 'macroF1' | 'rewardAccuracy' | 'rewardMargin';
 export type EvaluationValues = Readonly<Partial<Record<EvaluationMetric, number>>>;
 
 export interface EvaluationSpecification {
@@ -27,8 +30,11 @@ export interface ResolvedEvaluation {
   readonly keepBest: EvaluationMetric | undefined;
 }
 
-/** Accuracy and macro-F1 rise as models get better, the others fall. */
-export const rises = (metric: EvaluationMetric): boolean => metric === 'accuracy' || metric === 'macroF1';
+/** Whether a metric needs rows of text and label. */
+export const ofLabels = (metric: EvaluationMetric): boolean => metric === 'accuracy' || metric === 'macroF1';
+const ofPairs = (metric: EvaluationMetric): boolean => metric === 'rewardAccuracy' || metric === 'rewardMargin';
+/** Loss and perplexity fall as models get better, the others rise. */
+export const rises = (metric: EvaluationMetric): boolean => ofLabels(metric) || ofPairs(metric);
 
 export function resolveEvaluation(given: EvaluationSpecification | undefined): ResolvedEvaluation | undefined {
   if (given === undefined) return undefined;
@@ -56,7 +62,8 @@ export function evaluationViolations(given: EvaluationSpecification | undefined,
     check('earlyStopping.minDelta', minDelta >= 0 && Number.isFinite(minDelta), `must be at least 0, not ${minDelta}`);
   }
   const metrics = resolveEvaluation(given)!.metrics;
-  if (kind === 'preference') violations.push({ field: path, description: 'is not there for an objective on preferences' });
+  if (kind === 'preference') check('metrics', metrics.every((metric) => metric === 'loss' || ofPairs(metric)), 'of preferences the loss, the reward accuracy and the reward margin are measured');
+  else check('metrics', !metrics.some(ofPairs), 'reward accuracy and reward margin need an objective on preferences');
   if (kind === 'classification') check('metrics', !metrics.includes('perplexity'), 'a classification has no perplexity');
   return violations;
 }

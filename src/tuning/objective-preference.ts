@@ -6,7 +6,7 @@
  */
 import { layOut, pack, padded, type MicroBatch, type TokenRow } from './batches.js';
 import type { ModelPass } from './model-pass.js';
-import type { MicroBatchOutcome, Objective } from './objective.js';
+import type { MeasuredSums, Objective } from './objective.js';
 import type { PreferenceObjective } from './objective-specification.js';
 
 export interface PreferenceOptions extends Omit<Required<PreferenceObjective>, 'kind'> {
@@ -85,19 +85,19 @@ export function preferenceObjective(rows: readonly TokenRow[], reference: Float6
         return Float32Array.from(sequenceOfLoss(batch), (sequence) => slopes[sequence]!);
       };
       await pass.gradients(batch, weigh, adding, signal, (place, module) => randomOf(sequences[place]!, module));
-      return summed(outcome, batch.fedTokens);
+      return { ...summed(outcome), tokens: batch.fedTokens };
     },
-    loss: async (pass, indices, signal) => {
+    measure: async (pass, indices, signal) => {
       const batch = layOut(sequencesOf(indices).map((row) => rows[row]!));
-      return summed(ofPairs(indices, sumsOfSequences(batch, await pass.losses(batch, signal))), 0).lossSum;
+      return summed(ofPairs(indices, sumsOfSequences(batch, await pass.losses(batch, signal))));
     },
   };
 }
 
-function summed(pairs: readonly PairLoss[], tokens: number): MicroBatchOutcome {
+function summed(pairs: readonly PairLoss[]): MeasuredSums {
   const sum = (of: (pair: PairLoss) => number): number => pairs.reduce((total, pair) => total + of(pair), 0);
   return {
-    lossSum: sum(({ loss }) => loss), tokens,
+    lossSum: sum(({ loss }) => loss),
     extras: { preferenceAccuracy: sum(({ margin }) => (margin > 0 ? 1 : 0)), preferenceMargin: sum(({ margin }) => margin) },
   };
 }

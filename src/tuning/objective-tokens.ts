@@ -20,7 +20,7 @@ export function tokenObjective(rows: readonly TokenRow[], { packing, head = 'lan
       const losses = await pass.gradients(batch, scale, adding, signal, (place, module) => randomOf(indices[place]!, module));
       return { lossSum: total(losses), tokens: batch.fedTokens };
     },
-    loss: async (pass, indices, signal) => total(await pass.losses(layOut(indices.map((row) => rows[row]!)), signal)),
+    measure: async (pass, indices, signal) => ({ lossSum: total(await pass.losses(layOut(indices.map((row) => rows[row]!)), signal)) }),
   };
 }
 

@@ -20,13 +20,16 @@ export interface GradientOptions {
   readonly randomOf: (sequence: number, module: string) => Xoshiro128;
 }
 
-export interface MicroBatchOutcome {
-  /** Sum of the losses in nats. */
+/** Sums over the terms of some rows. */
+export interface MeasuredSums {
+  /** Of the losses, in nats. */
   readonly lossSum: number;
+  readonly extras?: Readonly<Partial<Record<ExtraFigure, number>>>;
+}
+
+export interface MicroBatchOutcome extends MeasuredSums {
   /** Tokens fed, padding not counted. */
   readonly tokens: number;
-  /** Sums over the terms. */
-  readonly extras?: Readonly<Partial<Record<ExtraFigure, number>>>;
 }
 
 export interface Objective {
@@ -42,6 +45,6 @@ export interface Objective {
   terms(row: number): number;
   /** Loss of some rows (their indices) as one micro-batch, and the gradients of scale · loss in the pass's parameters. */
   gradients(pass: ModelPass, rows: readonly number[], options: GradientOptions): Promise<MicroBatchOutcome>;
-  /** Sum of the losses of some rows, by a pass without dropout. */
-  loss(pass: ModelPass, rows: readonly number[], signal: AbortSignal | undefined): Promise<number>;
+  /** Sums over some rows, by a pass without dropout. */
+  measure(pass: ModelPass, rows: readonly number[], signal: AbortSignal | undefined): Promise<MeasuredSums>;
 }

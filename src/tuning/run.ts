@@ -16,7 +16,7 @@ import { tokenObjective } from './objective-tokens.js';
 import { selectTrainable } from './selection.js';
 import { checkSpecification, resolveStage, type ResolvedStage, type StageSpecification, type TrainableSelection, type TuningSpecification } from './specification.js';
 import { readStageRows } from './stage-rows.js';
-import { longestPadded, meanLoss, trainStage } from './trainer.js';
+import { longestPadded, meanFigures, trainStage } from './trainer.js';
 import { TrainingHost } from './training-host.js';
 import { beginStage, TuningRun, type TuningInput } from './tuning-run.js';
 import { parameterShapes, shapesWithHead, WorkingModel } from './working-model.js';
@@ -103,7 +103,7 @@ export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readon
       emit: async (event) => {
         await input.emit(event);
         if (validator === undefined || validation === undefined || (event.step % validation.everySteps !== 0 && event.step !== event.totalSteps)) return;
-        validation.report(event.step, await meanLoss(validator, heldOut, signal));
+        validation.report(event.step, (await meanFigures(validator, heldOut, signal)).loss);
       },
       ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
     });

@@ -7,13 +7,13 @@ import { LoricaError } from '../common/errors.js';
 import type { Checkpoint } from '../models/checkpoint.js';
 import { DEFAULT_LABEL_TEMPLATE, type LabelTemplate, type PromptExample } from '../models/prompt.js';
 import type { CheckpointState, CheckpointTensor, StoredCheckpoint } from './checkpoint.js';
-import { rises, type EvaluationMetric, type EvaluationValues, type ResolvedEvaluation } from './evaluation-specification.js';
+import { ofLabels, rises, type EvaluationMetric, type EvaluationValues, type ResolvedEvaluation } from './evaluation-specification.js';
 import type { EvaluationEvent, StageEvaluationOutcome } from './events.js';
 import type { StageModel } from './layer-pass.js';
 import { ModelPass } from './model-pass.js';
 import type { Objective } from './objective.js';
 import type { Parameters } from './parameters.js';
-import { longestPadded, meanLoss, type StageProgress } from './trainer.js';
+import { longestPadded, meanFigures, type StageProgress } from './trainer.js';
 import type { BaseLease } from './training-host.js';
 import { WorkingScorer } from './working-scorer.js';
 
@@ -48,6 +48,12 @@ export interface StageEvaluationInput {
 }
 
 const BEST = 'best/';
+const REFERENCE = 'evaluation/reference';
+
+/** What the model gave on held-out rows as the stage began, where its objective needs that; of a checkpoint of the stage. */
+export async function storedHeldOutReference(stored: StoredCheckpoint): Promise<Float64Array | undefined> {
+  return stored.shapes.has(REFERENCE) ? ((await stored.read(REFERENCE)) as Float64Array) : undefined;
+}
 
 export class StageEvaluation {
   private state: EvaluationState = { step: 0, values: {} };
@@ -76,6 +82,8 @@ export class StageEvaluation {
   /** What a checkpoint keeps. */
   snapshot(): { readonly state: EvaluationState; readonly tensors: ReadonlyMap<string, CheckpointTensor> } {
     const tensors = new Map<string, CheckpointTensor>();
+    const { reference } = this.input.objective;
+    if (reference !== undefined) tensors.set(REFERENCE, { shape: [reference.length], data: reference });
     for (const { name, shape, start, elements } of this.input.model.parameters.places) {
       if (this.best !== undefined) tensors.set(`${BEST}${name}`, { shape, data: this.best.subarray(start, start + elements) });
     }
@@ -114,11 +122,12 @@ export class StageEvaluation {
 
   private async measure(step: number): Promise<EvaluationValues> {
     const { evaluation: { metrics }, objective, signal, evaluateLabels, examples, labelTemplate, checkpoint, maxLengthTokens } = this.input;
-    const loss = await meanLoss(this.pass, objective, signal);
-    const labels = metrics.some(rises)
+    const { loss, preferenceAccuracy, preferenceMargin } = await meanFigures(this.pass, objective, signal);
+    const rewards = preferenceAccuracy === undefined || preferenceMargin === undefined ? {} : { rewardAccuracy: preferenceAccuracy, rewardMargin: preferenceMargin };
+    const labels = metrics.some(ofLabels)
       ? await evaluateLabels?.({ examples, template: labelTemplate ?? DEFAULT_LABEL_TEMPLATE, scorer: this.scorer, checkpoint, maxLengthTokens, signal })
       : undefined;
-    const all: EvaluationValues = { loss, perplexity: Math.exp(loss), ...labels };
+    const all: EvaluationValues = { loss, perplexity: Math.exp(loss), ...rewards, ...labels };
     const values = Object.fromEntries(metrics.map((metric) => [metric, all[metric]!])) as EvaluationValues;
     const broken = metrics.find((metric) => !Number.isFinite(values[metric]));
     if (broken === undefined) return values;

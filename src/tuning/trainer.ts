@@ -199,11 +199,15 @@ function refuseDivergence(step: number, loss: number, gradientNorm: number): voi
   });
 }
 
-/** Mean loss per term over all rows, without gradients. The pass must have no parameters. */
-export async function meanLoss(pass: ModelPass, objective: Objective, signal: AbortSignal | undefined): Promise<number> {
+/** Means per term over all rows: the loss, and the figures that the objective has beside it. Without gradients; the pass must have no parameters. */
+export async function meanFigures(pass: ModelPass, objective: Objective, signal: AbortSignal | undefined): Promise<{ readonly loss: number } & Readonly<Partial<Record<ExtraFigure, number>>>> {
   const { lengths } = objective;
   const order = lengths.map((_, i) => i).sort((a, b) => lengths[b]! - lengths[a]!);
-  let sum = 0;
-  for (const rows of cutByTokens([order], lengths, microBatchTokens(pass, objective))) sum += await objective.loss(pass, rows, signal);
-  return sum / order.reduce((count, row) => count + objective.terms(row), 0);
+  const sums = new Map<'loss' | ExtraFigure, number>();
+  for (const rows of cutByTokens([order], lengths, microBatchTokens(pass, objective))) {
+    const { lossSum, extras } = await objective.measure(pass, rows, signal);
+    for (const [figure, sum] of Object.entries({ loss: lossSum, ...extras }) as ['loss' | ExtraFigure, number][]) sums.set(figure, (sums.get(figure) ?? 0) + sum);
+  }
+  const terms = order.reduce((count, row) => count + objective.terms(row), 0);
+  return { loss: Number.NaN, ...Object.fromEntries([...sums].map(([figure, sum]) => [figure, sum / terms])) };
 }

@@ -11,13 +11,13 @@ import type { EmbeddingReport, WordVectors } from '../models/pretrained-embeddin
 import type { PromptExample } from '../models/prompt.js';
 import { CHECKPOINT_FORMAT, type Checkpoints, type CheckpointState, type StoredCheckpoint } from './checkpoint.js';
 import { CheckpointKeeper, isInterruption } from './checkpoint-keeper.js';
-import { rises } from './evaluation-specification.js';
+import { ofLabels } from './evaluation-specification.js';
 import type { CheckpointEvent, EvaluationEvent, StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
 import type { Objective } from './objective.js';
 import { selectTrainable } from './selection.js';
 import type { EmbeddingsSpecification, ResolvedStage, TuningSpecification } from './specification.js';
-import { StageEvaluation, type LabelEvaluator } from './stage-evaluation.js';
+import { StageEvaluation, storedHeldOutReference, type LabelEvaluator } from './stage-evaluation.js';
 import { stageObjective } from './stage-objective.js';
 import { readStageRows, type StageRows } from './stage-rows.js';
 import type { StartingModel } from './starting-model.js';
@@ -49,10 +49,12 @@ export interface TuningInput {
   readonly evaluateLabels?: LabelEvaluator;
 }
 
-/** Rows of a stage with the SHA-256 of what they feed. */
+/** Rows of a stage and those that it is evaluated on, with the SHA-256 of what they feed. */
 interface ReadRows {
   readonly stage: number;
   readonly read: StageRows;
+  /** What the stage is evaluated on; the examples where labels are measured. */
+  readonly heldOut: { readonly read: StageRows; readonly examples: readonly PromptExample[] } | undefined;
   readonly digest: string;
 }
 
@@ -99,13 +101,13 @@ export class TuningRun {
     let begun = stored !== undefined || index === 0;
     let evaluation: StageEvaluation | undefined;
     try {
-      const { read, digest } = await this.rowsOf(index);
+      const { read, heldOut, digest } = await this.rowsOf(index);
       if (stage.objective.kind === 'classification') this.working.classify({ labels: read.labels!, template: stage.objective.template }, seed);
       const { model, peakRate } = await beginStage(this.working, this.start.config, stage, seed);
       const current = stored?.state.current;
       const reference = current === undefined ? undefined : await storedReference(stored!);
       const objective = await stageObjective(read, stage, this.lease, model, { signal: this.input.signal, reference });
-      evaluation = await this.evaluation(index, { read, model });
+      evaluation = await this.evaluation(index, { read, heldOut, model }, current === undefined ? undefined : await storedHeldOutReference(stored!));
       if (stored?.state.evaluation !== undefined) await evaluation?.restore(stored.state.evaluation, stored);
       let stoppedEarly = false;
       const standing = (progress: StageProgress): Standing => ({ digest, objective, progress, evaluation });
@@ -132,23 +134,18 @@ export class TuningRun {
     }
   }
 
-  /** The held-out rows of a stage, worded and scored as its own. */
-  private async evaluation(index: number, { read, model }: { readonly read: StageRows; readonly model: StageInput['model'] }): Promise<StageEvaluation | undefined> {
+  /** `reference`: of the held-out rows, of a stage that goes on. */
+  private async evaluation(
+    index: number, { read, heldOut, model }: Pick<ReadRows, 'read' | 'heldOut'> & { readonly model: StageInput['model'] }, reference: Float64Array | undefined,
+  ): Promise<StageEvaluation | undefined> {
     const stage = this.stages[index]!;
     const { evaluation, objective: { kind }, maxLengthTokens, labelTemplate } = stage;
-    if (evaluation === undefined) return undefined;
+    if (evaluation === undefined || heldOut === undefined) return undefined;
     const { checkpoint, signal, evaluateLabels, report = () => undefined } = this.input;
-    const path = `specification.stages[${index}].evaluation.dataset`;
-    const examples: PromptExample[] = [];
-    for await (const example of this.input.examples(evaluation.dataset)) examples.push(example);
-    const labelled = evaluation.metrics.some(rises);
-    if (labelled && examples.some((example) => example.kind !== 'label')) throw invalidFields([{ field: path, description: 'accuracy and macro-F1 need rows of text and label' }]);
-    const heldOut = { ...stage, dataset: evaluation.dataset, packing: false };
-    const rows = await readStageRows(examples, heldOut, checkpoint, { signal, path, ...(read.labels === undefined ? {} : { labels: read.labels }) });
     return StageEvaluation.create({
       lease: this.lease, model, evaluation, stageIndex: index, checkpoint, evaluateLabels, report, signal, labelTemplate, maxLengthTokens,
-      objective: await stageObjective(rows, heldOut, this.lease, model, { signal }),
-      examples: labelled ? examples : [],
+      objective: await stageObjective(heldOut.read, { ...stage, packing: false }, this.lease, model, { signal, reference }),
+      examples: heldOut.examples,
       classifier: kind === 'classification' ? { labels: read.labels!, template: stage.objective.kind === 'classification' ? stage.objective.template : '' } : undefined,
     });
   }
@@ -217,7 +214,23 @@ export class TuningRun {
     const { examples, checkpoint, signal } = this.input;
     const resolved = this.stages[stage]!;
     const read = await readStageRows(examples(resolved.dataset), resolved, checkpoint, { signal, path: `specification.stages[${stage}].dataset` });
-    return { stage, read, digest: rowsDigest(read) };
+    const heldOut = await this.heldOutRows(stage, read.labels);
+    return { stage, read, heldOut, digest: rowsDigest(heldOut === undefined ? [read] : [read, heldOut.read]) };
+  }
+
+  /** The held-out rows of a stage, worded as its own. */
+  private async heldOutRows(stage: number, labels: readonly string[] | undefined): Promise<ReadRows['heldOut']> {
+    const resolved = this.stages[stage]!;
+    const { evaluation } = resolved;
+    if (evaluation === undefined) return undefined;
+    const path = `specification.stages[${stage}].evaluation.dataset`;
+    const examples: PromptExample[] = [];
+    for await (const example of this.input.examples(evaluation.dataset)) examples.push(example);
+    const labelled = evaluation.metrics.some(ofLabels);
+    if (labelled && examples.some((example) => example.kind !== 'label')) throw invalidFields([{ field: path, description: 'accuracy and macro-F1 need rows of text and label' }]);
+    const { checkpoint, signal } = this.input;
+    const read = await readStageRows(examples, { ...resolved, dataset: evaluation.dataset }, checkpoint, { signal, path, ...(labels === undefined ? {} : { labels }) });
+    return { read, examples: labelled ? examples : [] };
   }
 }
 
@@ -237,11 +250,14 @@ function startDigest({ made }: StartingModel): string {
 }
 
 /** SHA-256 of what rows feed and count, and of their labels' names. */
-function rowsDigest({ rows, labels }: StageRows): string {
-  const hash = createHash('sha256').update(JSON.stringify(labels ?? null));
-  for (const { inputs, targets, counts } of rows) {
-    hash.update(`/${inputs.length}/`);
-    for (const { buffer, byteOffset, byteLength } of [inputs, targets, counts]) hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+function rowsDigest(sets: readonly StageRows[]): string {
+  const hash = createHash('sha256');
+  for (const { rows, labels } of sets) {
+    hash.update(JSON.stringify(labels ?? null));
+    for (const { inputs, targets, counts } of rows) {
+      hash.update(`/${inputs.length}/`);
+      for (const { buffer, byteOffset, byteLength } of [inputs, targets, counts]) hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+    }
   }
   return hash.digest('hex');
 }

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { resolve } from 'node:path';
 import { readReviews, splitReviews, type Review } from '../../src/cli/quickstart/reviews.js';
-import { DatasetFormat, ExampleKind, JobState, type LoricaClient, type TuningJobEvent } from '../../src/client/index.js';
+import { DatasetFormat, EvaluationMetric, ExampleKind, JobState, type LoricaClient, type TuningJobEvent } from '../../src/client/index.js';
 import { collect, failure, jsonl, startHarness, type Harness } from './harness.js';
 
 let harness: Harness;
@@ -22,7 +22,9 @@ beforeAll(async () => {
   [train, heldOut] = [split.train, split.heldOut.slice(0, 160)];
   await upload('train', train.map(({ text, label }) => ({ text, label })));
   await upload('held-out', heldOut.map(({ text, label }) => ({ text, label })));
-  await upload('pairs', train.slice(0, 160).map((review) => ({ prompt: PROMPT(review.text), chosen: ` ${review.label}`, rejected: ` ${other(review)}` })));
+  const pairs = (reviews: readonly Review[]) => reviews.map((review) => ({ prompt: PROMPT(review.text), chosen: ` ${review.label}`, rejected: ` ${other(review)}` }));
+  await upload('pairs', pairs(train.slice(0, 160)));
+  await upload('held-out-pairs', pairs(heldOut.slice(0, 60)));
 });
 afterAll(() => harness.close());
 
@@ -40,7 +42,12 @@ async function tune(adapterId: string, stage: Stage) {
   if (last.$case !== 'result') throw new Error('the stream must end with the result');
   expect(last.value.error).toBeUndefined();
   expect(last.value.state).toBe(JobState.JOB_STATE_SUCCEEDED);
-  return { steps: events.flatMap(({ event }) => (event?.$case === 'step' ? [event.value] : [])), version: last.value.result!.adapterVersion };
+  return {
+    steps: events.flatMap(({ event }) => (event?.$case === 'step' ? [event.value] : [])),
+    evaluations: events.flatMap(({ event }) => (event?.$case === 'evaluation' ? [event.value] : [])),
+    result: last.value.result!,
+    version: last.value.result!.adapterVersion,
+  };
 }
 
 const lora = { selection: { $case: 'lora' as const, value: { rank: 8 } } };
@@ -103,10 +110,20 @@ describe('a classification', () => {
 
 describe('preferences', () => {
   test('raise the margin on held-out pairs', async () => {
-    const { steps } = await tune('preferred', {
+    const { steps, evaluations, result } = await tune('preferred', {
       dataset: 'tenants/-/datasets/pairs', trainable: lora, optimizer: { learningRate: 2e-3 }, length: { $case: 'epochs', value: 2 }, batchSize: 8,
       preference: { beta: 0.3 },
+      evaluation: {
+        dataset: 'tenants/-/datasets/held-out-pairs', metrics: [EvaluationMetric.EVALUATION_METRIC_LOSS, EvaluationMetric.EVALUATION_METRIC_REWARD_ACCURACY],
+        keepBest: EvaluationMetric.EVALUATION_METRIC_REWARD_MARGIN,
+      },
     });
+    expect(evaluations.map(({ step }) => step)).toEqual([20, 40]);
+    for (const { values } of evaluations) expect(Object.keys(values).sort()).toEqual(['loss', 'reward_accuracy', 'reward_margin']);
+    const best = evaluations.findLast((evaluation) => evaluation.best)!;
+    expect(best.values['reward_margin']).toBe(Math.max(...evaluations.map(({ values }) => values['reward_margin']!)));
+    expect(best.values['loss']).toBeLessThan(Math.log(2));
+    expect(result).toMatchObject({ bestStep: best.step, evaluation: best.values });
     expect(steps[0]).toMatchObject({ loss: expect.closeTo(Math.log(2), 4), preferenceMargin: 0, preferenceAccuracy: 0, lossTokens: 8 });
     expect(steps.slice(-5).reduce((sum, { preferenceMargin }) => sum + preferenceMargin!, 0)).toBeGreaterThan(0);
     const margin = async (target: string): Promise<number> => {
@@ -127,6 +144,7 @@ describe('refused before a job exists', () => {
     expect(await refused({ preference: {} })).toMatchObject(at('.dataset', 'use the objective classification or objective'));
     expect(await refused({ dataset: 'tenants/-/datasets/pairs', classification: {} })).toMatchObject(at('.dataset', 'use the objective preference'));
     expect(await refused({ dataset: 'tenants/-/datasets/pairs' })).toMatchObject(at('.dataset', 'holds rows of the kind preference'));
+    expect(await refused({ evaluation: { dataset: 'tenants/-/datasets/pairs' } })).toMatchObject(at('.evaluation.dataset', 'holds rows of the kind preference'));
   });
 
   test('labels and numbers outside their rules, and two objectives at once', async () => {

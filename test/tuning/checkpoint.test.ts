@@ -70,6 +70,13 @@ const CASES: Readonly<Record<string, readonly StageSpecification[]>> = {
     { ...lora(), steps: 6, evaluation: { dataset: 'held', everySteps: 1, earlyStopping: { metric: 'loss', patience: 2 }, keepBest: 'loss' }, learningRate: 0.05 },
     { ...lora(), steps: 2 },
   ],
+  'preferences evaluated, the best kept, stopped early': [
+    { ...lora(), steps: 2 },
+    {
+      ...lora(), dataset: 'pairs', objective: { kind: 'preference' }, steps: 7, learningRate: 0.05,
+      evaluation: { dataset: 'heldPairs', everySteps: 1, metrics: ['loss', 'rewardAccuracy'], earlyStopping: { metric: 'rewardMargin', patience: 2 }, keepBest: 'rewardMargin' },
+    },
+  ],
   preference: [{ ...lora(), steps: 2 }, { ...lora(), dataset: 'pairs', objective: { kind: 'preference' }, steps: 5 }],
 };
 
@@ -78,6 +85,7 @@ const ROWS: Readonly<Record<string, readonly PromptExample[]>> = {
   held: EXAMPLES.map((example, i) => ({ ...example, completion: WORDS[(i * 7 + 1) % 9]! })),
   labels: WORDS.map((word, i) => ({ kind: 'label', text: `The ${word} was fine`, label: i % 2 === 0 ? 'even' : 'odd' })),
   pairs: WORDS.map((word, i) => ({ kind: 'preference', prompt: `The ${word} was`, chosen: WORDS[(i + 1) % 9]!, rejected: WORDS[(i + 4) % 9]! })),
+  heldPairs: WORDS.map((word, i) => ({ kind: 'preference', prompt: `The ${word} was so`, chosen: WORDS[(i + 1) % 9]!, rejected: WORDS[(i + 5) % 9]! })),
 };
 
 const specification = (stages: readonly StageSpecification[]): TuningSpecification => ({ baseModel: 'models/tiny', stages, seed: 3, checkpoints: { everySteps: 1000 } });
@@ -153,6 +161,7 @@ describe.each(Object.keys(CASES))('%s', (label) => {
       expect(cut.steps.map(({ stage, step, loss, gradientNorm, learningRate, epoch }) => ({ stage, step, loss, gradientNorm, learningRate, epoch })))
         .toEqual(whole.steps.map(({ stage, step, loss, gradientNorm, learningRate, epoch }) => ({ stage, step, loss, gradientNorm, learningRate, epoch })));
       expect(cut.result).toMatchObject({ steps: whole.result!.steps, tokens: whole.result!.tokens, finalLoss: whole.result!.finalLoss });
+      expect(cut.result!.evaluation).toEqual(whole.result!.evaluation);
     }
   });
 });

@@ -94,7 +94,7 @@ describe.each<[string, ObjectiveSpecification, PromptExample[]]>([
       const direction = initial.map((_, i) => Math.sign(gradients[i]!) * (1 + Math.cos(i * seed)));
       const along = async (step: number): Promise<number> => {
         for (let i = 0; i < values.length; i++) values[i] = initial[i]! + step * direction[i]!;
-        return made.loss(pass, all, undefined);
+        return (await made.measure(pass, all, undefined)).lossSum;
       };
       const step = 4e-5;
       const difference = ((await along(step)) - (await along(-step))) / (2 * step);

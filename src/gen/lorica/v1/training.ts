@@ -10,7 +10,7 @@ import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 export enum EvaluationMetric {
   /** EVALUATION_METRIC_UNSPECIFIED - Not given. */
   EVALUATION_METRIC_UNSPECIFIED = "EVALUATION_METRIC_UNSPECIFIED",
-  /** EVALUATION_METRIC_LOSS - Mean loss of the stage's objective, nats per token (or row). */
+  /** EVALUATION_METRIC_LOSS - Mean loss of the stage's objective: nats per token, with `classification` per row, with `preference` per pair (the DPO loss). */
   EVALUATION_METRIC_LOSS = "EVALUATION_METRIC_LOSS",
   /** EVALUATION_METRIC_PERPLEXITY - Exponential of the loss. Only for the language model's objective. */
   EVALUATION_METRIC_PERPLEXITY = "EVALUATION_METRIC_PERPLEXITY",
@@ -18,6 +18,13 @@ export enum EvaluationMetric {
   EVALUATION_METRIC_ACCURACY = "EVALUATION_METRIC_ACCURACY",
   /** EVALUATION_METRIC_MACRO_F1 - Unweighted mean of the labels' F1; rows of text and label. */
   EVALUATION_METRIC_MACRO_F1 = "EVALUATION_METRIC_MACRO_F1",
+  /**
+   * EVALUATION_METRIC_REWARD_ACCURACY - Share of pairs whose chosen answer has the higher reward, the reward being beta times the gain in log-probability since the stage began;
+   * 0 to 1. Only with `preference`. TRL's rewards/accuracies.
+   */
+  EVALUATION_METRIC_REWARD_ACCURACY = "EVALUATION_METRIC_REWARD_ACCURACY",
+  /** EVALUATION_METRIC_REWARD_MARGIN - Mean reward of the chosen answers less that of the rejected ones. Only with `preference`. TRL's rewards/margins. */
+  EVALUATION_METRIC_REWARD_MARGIN = "EVALUATION_METRIC_REWARD_MARGIN",
   UNRECOGNIZED = "UNRECOGNIZED",
 }
 
@@ -38,6 +45,12 @@ export function evaluationMetricFromJSON(object: any): EvaluationMetric {
     case 4:
     case "EVALUATION_METRIC_MACRO_F1":
       return EvaluationMetric.EVALUATION_METRIC_MACRO_F1;
+    case 5:
+    case "EVALUATION_METRIC_REWARD_ACCURACY":
+      return EvaluationMetric.EVALUATION_METRIC_REWARD_ACCURACY;
+    case 6:
+    case "EVALUATION_METRIC_REWARD_MARGIN":
+      return EvaluationMetric.EVALUATION_METRIC_REWARD_MARGIN;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -57,6 +70,10 @@ export function evaluationMetricToJSON(object: EvaluationMetric): string {
       return "EVALUATION_METRIC_ACCURACY";
     case EvaluationMetric.EVALUATION_METRIC_MACRO_F1:
       return "EVALUATION_METRIC_MACRO_F1";
+    case EvaluationMetric.EVALUATION_METRIC_REWARD_ACCURACY:
+      return "EVALUATION_METRIC_REWARD_ACCURACY";
+    case EvaluationMetric.EVALUATION_METRIC_REWARD_MARGIN:
+      return "EVALUATION_METRIC_REWARD_MARGIN";
     case EvaluationMetric.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -75,6 +92,10 @@ export function evaluationMetricToNumber(object: EvaluationMetric): number {
       return 3;
     case EvaluationMetric.EVALUATION_METRIC_MACRO_F1:
       return 4;
+    case EvaluationMetric.EVALUATION_METRIC_REWARD_ACCURACY:
+      return 5;
+    case EvaluationMetric.EVALUATION_METRIC_REWARD_MARGIN:
+      return 6;
     case EvaluationMetric.UNRECOGNIZED:
     default:
       return -1;
