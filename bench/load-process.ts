@@ -47,17 +47,17 @@ async function ours(form: 'int8' | 'int4' | 'float32', path: string, cacheFolder
   const { ServingCache } = await import('../src/models/serving-cache.js');
   const { ServingModel } = await import('../src/engine/serving-model.js');
   const { ServingWeights } = await import('../src/engine/serving-weights.js');
-  const { Runtime } = await import('../src/runtime/index.js');
+  const { mapFile, Runtime } = await import('../src/runtime/index.js');
   clock.part('modules');
   const checkpoint = await openCheckpoint(path);
   clock.part('openCheckpoint');
   const runtime = Runtime.open();
-  const cache = cacheFolder === undefined ? undefined : new ServingCache(cacheFolder);
+  const cache = cacheFolder === undefined ? undefined : new ServingCache(cacheFolder, mapFile);
   const weights = await ServingWeights.load(runtime, checkpoint, form, CONTEXT_TOKENS, undefined, cache);
   clock.part('weights');
   const { config } = checkpoint;
   const model = new ServingModel({ runtime, checkpoint, config, weights, form, contextTokens: CONTEXT_TOKENS });
-  const [batch, head] = [await model.session('batch.none'), await model.session('head')];
+  const [batch, head] = await Promise.all([model.session('batch.none'), model.session('head')]);
   clock.part('sessions');
   const { hidden } = await batch.call({
     tokens: runtime.from(PROMPT, 'int64', [1, PROMPT.length]), last_index: runtime.from([PROMPT.length - 1], 'int32', [1]),

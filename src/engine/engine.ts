@@ -8,7 +8,7 @@ import { silentLogger, type Logger } from '../common/logger.js';
 import type { Metrics } from '../metrics/metrics.js';
 import type { Checkpoint } from '../models/checkpoint.js';
 import { ServingCache } from '../models/serving-cache.js';
-import type { Runtime } from '../runtime/index.js';
+import { mapFile, type Runtime } from '../runtime/index.js';
 import { Residency, type Lease } from './residency.js';
 import { checkRequest, samplerSettings } from './requests.js';
 import { Scheduler } from './scheduler.js';
@@ -56,7 +56,7 @@ export class Engine {
     this.#scoringBatchTokens = options.scoringBatchTokens;
     this.#residency = new Residency({
       runtime, models, form: options.servingForm, maxContextTokens: options.maxContextTokens,
-      cache: input.servingFolder === undefined ? undefined : new ServingCache(input.servingFolder),
+      cache: input.servingFolder === undefined ? undefined : new ServingCache(input.servingFolder, mapFile),
       limits: { loraBytes: options.adapterCacheBytes, variants: options.maxVariants },
       onAdapterLoaded: (tenant) => metrics.adapterLoadsTotal.inc({ tenant }),
       onResidentChange: (adapters) => metrics.adaptersResident.set(adapters),

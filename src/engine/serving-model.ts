@@ -58,7 +58,9 @@ export class ServingModel {
   /** Builds what generation needs, so that no step waits for it. */
   async prepareGeneration(withAdapter: boolean): Promise<void> {
     const kinds = withAdapter ? (['chunk.shared', 'head', 'decode.shared', 'decode.rows'] as const) : (['chunk.none', 'head', 'decode.none'] as const);
-    for (const kind of kinds) await this.session(kind);
+    // The head packs other weights than the layers' sessions do, so it is built beside the first; those among themselves would each pack a copy.
+    await Promise.all([kinds[0], kinds[1]].map((kind) => this.session(kind)));
+    for (const kind of kinds.slice(2)) await this.session(kind);
   }
 
   dispose(): void {

@@ -8,7 +8,7 @@ import { openForReading } from '../tensor/file-range.js';
 import { compileChatTemplate, type ChatTemplate } from './chat-template.js';
 import type { Checkpoint, OpenOptions } from './checkpoint-types.js';
 import { parseHfConfig, type DecoderConfig } from './config.js';
-import { sha256File } from './file-digest.js';
+import { sha256File, sha256Files } from './file-digest.js';
 import { ggufWeights, readGgufConfig } from './gguf-model.js';
 import { openHfWeights, readHfFolder, type HfFolder } from './hf-folder.js';
 import { createTokenizer, type Tokenizer } from './tokenizer.js';
@@ -36,6 +36,7 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
 async function openGguf(path: string, options: OpenOptions): Promise<Checkpoint> {
   const gguf = await readGgufHeader(path);
   const file = await openForReading(path);
+  const digest = digestBeside(options, (signal) => sha256File(path, signal));
   try {
     const config = await readGgufConfig(gguf, file);
     const weights = ggufWeights(gguf, file, config);
@@ -55,11 +56,12 @@ async function openGguf(path: string, options: OpenOptions): Promise<Checkpoint>
       tokenizer,
       tokenizerJson,
       chatTemplate: typeof template === 'string' ? chatTemplate(template, tokenizer) : undefined,
-      digest: options.knownDigest ?? `sha256:${await sha256File(path)}`,
+      digest: await digest.done,
       path,
       close: () => file.close(),
     };
   } catch (error) {
+    digest.stop();
     await file.close();
     throw error;
   }
@@ -68,6 +70,16 @@ async function openGguf(path: string, options: OpenOptions): Promise<Checkpoint>
 async function openFolder(path: string, options: OpenOptions): Promise<Checkpoint> {
   const folder = await readHfFolder(path);
   const parsed = parseHfConfig(folder.config);
+  const digest = digestBeside(options, (signal) => folderDigest(folder, signal));
+  try {
+    return await openWithDigest(path, options, folder, parsed, digest.done);
+  } catch (error) {
+    digest.stop();
+    throw error;
+  }
+}
+
+async function openWithDigest(path: string, options: OpenOptions, folder: HfFolder, parsed: DecoderConfig, digest: Promise<string>): Promise<Checkpoint> {
   const tokenizer = createTokenizer({ json: folder.tokenizer, ...specialIds(folder, parsed), label: path });
   const config: DecoderConfig = { ...parsed, ...(tokenizer.bosTokenId !== undefined && { bosTokenId: tokenizer.bosTokenId }), eosTokenIds: tokenizer.eosTokenIds };
   checkVocabulary(path, config, tokenizer);
@@ -80,7 +92,7 @@ async function openFolder(path: string, options: OpenOptions): Promise<Checkpoin
       tokenizer,
       tokenizerJson: folder.tokenizer,
       chatTemplate: folder.chatTemplate === undefined ? undefined : chatTemplate(folder.chatTemplate, tokenizer),
-      digest: options.knownDigest ?? (await folderDigest(folder)),
+      digest: await digest,
       path,
       close,
     };
@@ -123,8 +135,18 @@ function chatTemplate(source: string, tokenizer: Tokenizer): ChatTemplate {
   return compileChatTemplate(source, { bosToken: text(tokenizer.bosTokenId), eosToken: text(tokenizer.eosTokenIds[0]) });
 }
 
-async function folderDigest(folder: HfFolder): Promise<string> {
+/** The digest that is known, or one that is computed while the rest is opened; `stop` ends that. */
+function digestBeside(options: OpenOptions, compute: (signal: AbortSignal) => Promise<string>): { done: Promise<string>; stop: () => void } {
+  const abort = new AbortController();
+  const done = options.knownDigest === undefined ? compute(abort.signal).then((hex) => `sha256:${hex}`) : Promise.resolve(options.knownDigest);
+  // Whoever opens hears of it by `done`, unless something else failed before.
+  done.catch(() => undefined);
+  return { done, stop: () => abort.abort() };
+}
+
+async function folderDigest(folder: HfFolder, signal: AbortSignal): Promise<string> {
+  const digests = await sha256Files(folder.files.map((name) => join(folder.path, name)), signal);
   const hash = createHash('sha256');
-  for (const name of folder.files) hash.update(`${await sha256File(join(folder.path, name))}  ${name}\n`);
-  return `sha256:${hash.digest('hex')}`;
+  folder.files.forEach((name, i) => hash.update(`${digests[i]!}  ${name}\n`));
+  return hash.digest('hex');
 }

@@ -7,4 +7,5 @@ export { Session } from './session.js';
 export { Binding } from './binding.js';
 export { PrepackedWeights } from './prepacked-weights.js';
 export { inspectRuntime, type RuntimeInspection } from './inspect.js';
+export { mapFile } from './mapped-file.js';
 export { memoryLimitBytes, processMemory, type ProcessMemory } from './memory.js';

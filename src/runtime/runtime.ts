@@ -11,6 +11,7 @@ import { CpuDevice, type Device } from './device.js';
 import { Environment, usableProcessors } from './environment.js';
 import { HostStorage } from './host-memory.js';
 import { packagedLibraryPath } from './library.js';
+import { releaseMappedPages } from './mapped-file.js';
 import { trimNativeHeap } from './native-heap.js';
 import { PrepackedWeights } from './prepacked-weights.js';
 import { RunQueue } from './run-queue.js';
@@ -119,6 +120,8 @@ export class Runtime {
     try {
       const loaded = await loadSession(this.core, model, options);
       await trimNativeHeap();
+      // The weights that kernels have packed are not read again; those that they haven't come back as they are used.
+      releaseMappedPages();
       return new Session(this.core, loaded);
     } finally {
       this.loading--;

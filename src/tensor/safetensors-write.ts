@@ -28,9 +28,11 @@ type Tensors = ReadonlyMap<string, HostTensor>;
 /** What a tensor will be, before its data is at hand. */
 export type TensorLayout = ReadonlyMap<string, Pick<HostTensor, 'dtype' | 'shape'>>;
 type Metadata = Readonly<Record<string, string>>;
+/** What the header's length is a multiple of, in bytes; the format asks for 8. */
+const HEADER_ALIGNMENT = 8;
 
 /** Header (with its length prefix) and the names of the tensors in file order. Wide dtypes come first so that every tensor is aligned to its element. */
-function layOut(tensors: TensorLayout, metadata: Metadata): { header: Uint8Array; ordered: string[] } {
+function layOut(tensors: TensorLayout, metadata: Metadata, alignment = HEADER_ALIGNMENT): { header: Uint8Array; ordered: string[] } {
   const names = [...tensors.keys()].sort((a, b) => {
     const width = (name: string): number => byteLength((tensors.get(name) as HostTensor).dtype, []);
     return width(b) - width(a) || (a < b ? -1 : 1);
@@ -46,7 +48,8 @@ function layOut(tensors: TensorLayout, metadata: Metadata): { header: Uint8Array
     at = end;
   }
   let json = Buffer.from(JSON.stringify(entries), 'utf8');
-  if (json.length % 8 !== 0) json = Buffer.concat([json, Buffer.alloc(8 - (json.length % 8), ' ')]);
+  const over = (8 + json.length) % alignment;
+  if (over !== 0) json = Buffer.concat([json, Buffer.alloc(alignment - over, ' ')]);
   const header = new Uint8Array(8 + json.length);
   new DataView(header.buffer).setBigUint64(0, BigInt(json.length), true);
   header.set(json, 8);
@@ -62,9 +65,9 @@ function bytesOf(name: string, { dtype, shape }: Pick<HostTensor, 'dtype' | 'sha
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
-/** The file's bytes in order, a piece a tensor, without copying any. */
-export function* safetensorsPieces(tensors: Tensors, metadata: Metadata = {}): Generator<Uint8Array> {
-  const { header, ordered } = layOut(tensors, metadata);
+/** The file's bytes in order, a piece a tensor, without copying any. The first tensor lies at a multiple of `alignment` bytes. */
+export function* safetensorsPieces(tensors: Tensors, metadata: Metadata = {}, alignment = HEADER_ALIGNMENT): Generator<Uint8Array> {
+  const { header, ordered } = layOut(tensors, metadata, alignment);
   yield header;
   for (const name of ordered) {
     const tensor = tensors.get(name) as HostTensor;
@@ -84,9 +87,9 @@ export function encodeSafetensors(tensors: Tensors, metadata: Metadata = {}): Ui
   return out;
 }
 
-/** Writes `path` by way of a temporary file in the same folder, synced before the rename. A full disk is STORAGE_FULL and leaves nothing. */
-export async function writeSafetensors(path: string, tensors: Tensors, metadata: Metadata = {}): Promise<void> {
-  await writeAtomically(path, safetensorsPieces(tensors, metadata));
+/** Writes `path` by way of a temporary file in the same folder, synced before the rename. A full disk is STORAGE_FULL and leaves nothing. `alignment` as for the pieces. */
+export async function writeSafetensors(path: string, tensors: Tensors, metadata: Metadata = {}, alignment = HEADER_ALIGNMENT): Promise<void> {
+  await writeAtomically(path, safetensorsPieces(tensors, metadata, alignment));
 }
 
 /** As `writeSafetensors` for tensors that `read` brings one by one, in the order of the file: one is in memory at a time. */

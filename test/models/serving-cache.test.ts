@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { mkdtempSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ServingWeights } from '../../src/engine/serving-weights.js';
 import type { Checkpoint } from '../../src/models/checkpoint.js';
-import { ServingCache } from '../../src/models/serving-cache.js';
-import { Runtime } from '../../src/runtime/index.js';
+import { ServingCache, type MapFile } from '../../src/models/serving-cache.js';
+import { mapFile, Runtime } from '../../src/runtime/index.js';
 import { openTiny } from '../engine/support.js';
 import { temporaryFolder } from '../tensor/temporary-folder.js';
 
@@ -37,8 +37,8 @@ beforeEach(() => {
   reads = [];
 });
 
-async function load(form: 'int4' | 'int8' | 'float32', contextTokens = 32): Promise<{ kept: boolean; values: Map<string, unknown>; shared: boolean }> {
-  const weights = await ServingWeights.load(runtime, checkpoint, form, contextTokens, undefined, new ServingCache(folder));
+async function load(form: 'int4' | 'int8' | 'float32', contextTokens = 32, map?: MapFile): Promise<{ kept: boolean; values: Map<string, unknown>; shared: boolean }> {
+  const weights = await ServingWeights.load(runtime, checkpoint, form, contextTokens, undefined, new ServingCache(folder, map));
   const kept = await weights.kept;
   const values = new Map([...weights.tensors].map(([name, tensor]) => [name, { shape: tensor.shape, data: tensor.data.slice() }]));
   const [head, table] = ['head.values', 'embedding.values'].map((name) => weights.tensors.get(name)?.address);
@@ -47,16 +47,53 @@ async function load(form: 'int4' | 'int8' | 'float32', contextTokens = 32): Prom
 }
 
 describe('weights kept in their serving form', () => {
-  test.each(['int4', 'int8'] as const)('%s: the next start reads the very same bytes and nothing of the checkpoint, tied tables once', async (form) => {
+  test.each([
+    ['int4', 'mapped', mapFile], ['int4', 'read', undefined], ['int8', 'mapped', mapFile], ['int8', 'read', undefined],
+  ] as const)('%s, %s: the next start has the very same bytes without the checkpoint, tied tables once', async (form, _how, map) => {
     const first = await load(form);
     expect(first.kept).toBe(true);
     expect(reads.length).toBeGreaterThan(10);
     reads = [];
-    const second = await load(form);
+    const second = await load(form, 32, map);
     expect(reads).toEqual([]);
     expect(second.values).toEqual(first.values);
     expect([first.shared, second.shared]).toEqual([true, true]);
-    expect(readdirSync(folder)).toEqual([`${checkpoint.digest.slice(7)}.${form}.1.safetensors`]);
+    expect(readdirSync(folder)).toEqual([`${checkpoint.digest.slice(7)}.${form}.2.safetensors`]);
+  });
+
+  test('mapped weights are views of one mapping, and serve on when the file is deleted', async () => {
+    const made = (await load('int8')).values;
+    const mapped: ArrayBuffer[] = [];
+    const map: MapFile = (path) => {
+      // Where the system maps nothing, memory of its own stands for the mapping.
+      const bytes = mapFile(path) ?? new Uint8Array(readFileSync(path)).buffer;
+      mapped.push(bytes);
+      return bytes;
+    };
+    const weights = await ServingWeights.load(runtime, checkpoint, 'int8', 32, undefined, new ServingCache(folder, map));
+    expect(mapped).toHaveLength(1);
+    const inMapping = [...weights.tensors].filter(([, { data }]) => data.buffer === mapped[0]).map(([name]) => name);
+    expect(inMapping).toEqual(expect.arrayContaining(['head.values', 'model.layers.0.mlp.down.values']));
+    rmSync(join(folder, readdirSync(folder)[0]!));
+    expect(new Map([...weights.tensors].map(([name, tensor]) => [name, { shape: tensor.shape, data: tensor.data.slice() }]))).toEqual(made);
+    weights.dispose();
+  });
+
+  test('a write leaves the eight files used last, and none that other rules made', async () => {
+    const kept = Array.from({ length: 9 }, (_, i) => `${String(i).repeat(64)}.int8.2.safetensors`);
+    for (const [i, name] of kept.entries()) {
+      writeFileSync(join(folder, name), '');
+      utimesSync(join(folder, name), 1_000 - i, 1_000 - i);
+    }
+    writeFileSync(join(folder, `${'a'.repeat(64)}.int8.1.safetensors`), '');
+    await load('int4');
+    const own = `${checkpoint.digest.slice(7)}.int4.2.safetensors`;
+    expect(readdirSync(folder).sort()).toEqual([...kept.slice(0, 7), own].sort());
+    // Reading counts as use: as the oldest but for that, it stays.
+    utimesSync(join(folder, own), 1, 1);
+    await load('int4');
+    await load('int8');
+    expect(readdirSync(folder)).toContain(own);
   });
 
   test('another length of the context changes only the rotary tables', async () => {
