@@ -108,6 +108,7 @@ function throwFailure(answer: unknown): void {
     message: `${name}: ${message}`,
     violations: [],
     hint: '',
+    metadata: {},
     requestId: '',
     retryAfterMs: undefined,
   };
@@ -129,6 +130,7 @@ function unreachable(error: unknown, address: string): unknown {
       hint: late
         ? 'Give a longer --deadline, or check that it is a Lorica server that listens there.'
         : 'Start a server with "lorica serve", or say where it is with --address or LORICA_ADDRESS.',
+      metadata: {},
       requestId: '',
       retryAfterMs: undefined,
     },

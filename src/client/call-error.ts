@@ -18,6 +18,8 @@ export interface CallFailure {
   readonly message: string;
   readonly violations: readonly CallViolation[];
   readonly hint: string;
+  /** google.rpc.ErrorInfo.metadata but for the hint, such as `leastBytes` of MEMORY_INSUFFICIENT. */
+  readonly metadata: Readonly<Record<string, string>>;
   readonly requestId: string;
   readonly retryAfterMs: number | undefined;
 }
@@ -27,6 +29,7 @@ export class LoricaCallError extends Error implements CallFailure {
   readonly reason: string;
   readonly violations: readonly CallViolation[];
   readonly hint: string;
+  readonly metadata: Readonly<Record<string, string>>;
   readonly requestId: string;
   readonly retryAfterMs: number | undefined;
 
@@ -37,6 +40,7 @@ export class LoricaCallError extends Error implements CallFailure {
     this.reason = failure.reason;
     this.violations = failure.violations;
     this.hint = failure.hint;
+    this.metadata = failure.metadata;
     this.requestId = failure.requestId;
     this.retryAfterMs = failure.retryAfterMs;
   }
@@ -52,6 +56,7 @@ export function toCallError(error: unknown): unknown {
     return any === undefined ? undefined : codec.decode(any.value);
   };
   const info = find('ErrorInfo', ErrorInfo);
+  const { hint = '', ...metadata } = info?.metadata ?? {};
   const delay = find('RetryInfo', RetryInfo)?.retryDelay;
   const trailer = error.metadata.get('x-request-id')[0];
   return new LoricaCallError(
@@ -64,7 +69,8 @@ export function toCallError(error: unknown): unknown {
         description,
         ...(reason === '' ? {} : { reason }),
       })),
-      hint: info?.metadata['hint'] ?? '',
+      hint,
+      metadata,
       requestId: find('RequestInfo', RequestInfo)?.requestId ?? (typeof trailer === 'string' ? trailer : ''),
       retryAfterMs: delay === undefined ? undefined : delay.seconds * 1000 + delay.nanos / 1_000_000,
     },

@@ -41,6 +41,8 @@ export interface ServerConfig {
   readonly timeSharing: TimeSharing;
   /** Tuning jobs at once. */
   readonly tuningConcurrency: number;
+  /** What all of them together may add to the server's memory; undefined: a share of what there is (src/main/tuning-memory.ts). */
+  readonly tuningMemoryBytes: number | undefined;
   readonly maxSequences: number;
   readonly maxContextTokens: number;
   readonly maxDatasetBytes: number;
@@ -145,6 +147,13 @@ export const SETTINGS = [
     variable: 'LORICA_TUNING_CONCURRENCY',
     fallback: '1',
     text: 'tuning jobs at once, 1 to 16',
+  },
+  {
+    key: 'tuningMemoryBytes',
+    flag: '--tuning-memory-bytes <n>',
+    variable: 'LORICA_TUNING_MEMORY_BYTES',
+    fallback: '',
+    text: 'memory that all tuning jobs at once may add, in equal parts, 1048576 or more (default: 3/4 of the container or machine)',
   },
   {
     key: 'maxSequences',
@@ -263,6 +272,7 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
     ),
     timeSharing: sharing(),
     tuningConcurrency: integer('tuningConcurrency', 1, 16),
+    tuningMemoryBytes: optional('tuningMemoryBytes') === undefined ? undefined : integer('tuningMemoryBytes', 1_048_576, Number.MAX_SAFE_INTEGER),
     maxSequences: integer('maxSequences', 1, 256),
     maxContextTokens: integer('maxContext', 16, 1_048_576),
     maxDatasetBytes: integer('maxDatasetMegabytes', 1, 65_536) * 1_048_576,

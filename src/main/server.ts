@@ -31,6 +31,7 @@ import { ThreadedRowMeters } from './row-meter.js';
 import { tuningRecommender } from './tuning-recommender.js';
 import { CloseStack } from './stack.js';
 import { tuningHandler } from './tuning-handler.js';
+import { tuningJobMemoryBytes } from './tuning-memory.js';
 import { tuningPlanner } from './tuning-planner.js';
 
 export interface RunningServer {
@@ -115,10 +116,11 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
   const jobs = await JobStore.open(database, stores.checkpoints, { requestIds: stores.requestIds, logger });
   opened.push('job store', () => jobs.close());
   const host = new TrainingHost(runtime);
+  const jobLimitBytes = tuningJobMemoryBytes(config);
   const runner = new JobRunner(
     jobs,
     {
-      tuning: tuningHandler({ models, ...stores, host, metrics, logger }),
+      tuning: tuningHandler({ models, ...stores, host, memoryLimitBytes: jobLimitBytes, metrics, logger }),
       evaluation: evaluationHandler({ models, ...stores, targets, engine, metrics, maxContextTokens: config.maxContextTokens }),
     },
     { logger, concurrency: { tuning: config.tuningConcurrency } },
@@ -134,8 +136,8 @@ async function start(config: ServerConfig, logger: Logger, opened: CloseStack): 
     engine,
     draining: draining.signal,
     ...stores,
-    planner: tuningPlanner({ models, datasets: stores.datasets, host }),
-    recommender: tuningRecommender(models, config.threads),
+    planner: tuningPlanner({ models, datasets: stores.datasets, host, jobLimitBytes }),
+    recommender: tuningRecommender(models, { threads: config.threads, jobLimitBytes }),
     meters: new ThreadedRowMeters((id) => models.checkpoint(id)),
     requests: stores.requestIds,
     protoFolder: config.protoFolder,

@@ -29,6 +29,8 @@ export interface TuningHandlerDependencies {
   readonly embeddings: EmbeddingStore;
   readonly adapters: AdapterRegistry;
   readonly host: TrainingHost;
+  /** What one job may add to the memory of this process. */
+  readonly memoryLimitBytes: number;
   readonly metrics: Metrics;
   readonly logger: Logger;
 }
@@ -51,7 +53,7 @@ function notIn(newestFirst: readonly unknown[]): (event: StepEvent | EvaluationE
   };
 }
 
-export function tuningHandler({ models, datasets, embeddings, adapters, host, metrics, logger }: TuningHandlerDependencies): JobHandler {
+export function tuningHandler({ models, datasets, embeddings, adapters, host, memoryLimitBytes, metrics, logger }: TuningHandlerDependencies): JobHandler {
   return async (context): Promise<TuningOutcome> => {
     const { job, signal } = context;
     const { tenant } = job;
@@ -64,6 +66,7 @@ export function tuningHandler({ models, datasets, embeddings, adapters, host, me
         checkpoint,
         host,
         specification,
+        memoryLimitBytes,
         examples: async function* (dataset) {
           yield* datasets.examples(await datasets.get(tenant, dataset.split('/').at(-1)!));
         },

@@ -6,16 +6,18 @@ import { LoricaError } from '../common/errors.js';
 import type { DatasetStore } from '../datasets/index.js';
 import type { ModelProvider } from '../engine/index.js';
 import { memoryLimitBytes, processMemory } from '../runtime/index.js';
-import { checkTuning, estimateTuning, type TrainingHost } from '../tuning/index.js';
+import { checkMemory, checkTuning, estimateTuning, memoryLimit, type TrainingHost } from '../tuning/index.js';
 import type { TuningEstimate, TuningPlanner } from '../services/index.js';
 
 export interface TuningPlannerDependencies {
   readonly models: ModelProvider;
   readonly datasets: DatasetStore;
   readonly host: TrainingHost;
+  /** What one job may add to the memory of this process. */
+  readonly jobLimitBytes: number;
 }
 
-export function tuningPlanner({ models, datasets, host }: TuningPlannerDependencies): TuningPlanner {
+export function tuningPlanner({ models, datasets, host, jobLimitBytes }: TuningPlannerDependencies): TuningPlanner {
   let last: Promise<unknown> = Promise.resolve();
   const alone = <T>(work: () => Promise<T>): Promise<T> => {
     const next = last.then(work);
@@ -26,6 +28,9 @@ export function tuningPlanner({ models, datasets, host }: TuningPlannerDependenc
     check: async (specification) => {
       const { config } = await models.checkpoint(specification.baseModel);
       withApiPaths(() => checkTuning(specification, config));
+    },
+    requireMemory: async (specification) => {
+      checkMemory(specification, (await models.checkpoint(specification.baseModel)).config, jobLimitBytes);
     },
     estimate: async (tenant, specification, signal) => {
       const checkpoint = await models.checkpoint(specification.baseModel);
@@ -41,12 +46,13 @@ export function tuningPlanner({ models, datasets, host }: TuningPlannerDependenc
             yield* datasets.examples(await dataset(name));
           },
           rowsOf: async (name) => (await dataset(name)).statistics.rows,
+          memoryLimitBytes: jobLimitBytes,
           signal,
         });
         const memoryBytes = Math.max(...stages.map(({ memory }) => memory.reduce((sum, { bytes }) => sum + bytes, 0)));
         // What is resident now and then includes garbage of the moment, before or after.
         const heldBytes = Math.min(residentBytes, processMemory().residentBytes);
-        return { stages, memoryBytes, peakMemoryBytes: heldBytes + memoryBytes, memoryLimitBytes: memoryLimitBytes() };
+        return { stages, memoryBytes, peakMemoryBytes: heldBytes + memoryBytes, memoryLimitBytes: memoryLimitBytes(), jobLimitBytes: memoryLimit(specification, jobLimitBytes) };
       });
     },
   };

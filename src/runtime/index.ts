@@ -8,4 +8,4 @@ export { Binding } from './binding.js';
 export { PrepackedWeights } from './prepacked-weights.js';
 export { inspectRuntime, type RuntimeInspection } from './inspect.js';
 export { mapFile } from './mapped-file.js';
-export { memoryLimitBytes, processMemory, type ProcessMemory } from './memory.js';
+export { memoryLimitBytes, memorySizeBytes, processMemory, type ProcessMemory } from './memory.js';

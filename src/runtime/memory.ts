@@ -1,6 +1,6 @@
 /** Resident memory of this process, current and peak, and what it may have, in bytes. */
 import { readFileSync } from 'node:fs';
-import { freemem } from 'node:os';
+import { freemem, totalmem } from 'node:os';
 
 export interface ProcessMemory {
   readonly residentBytes: number;
@@ -17,6 +17,12 @@ export function processMemory(): ProcessMemory {
     return match === null ? undefined : Number(match[1]) * 1024;
   };
   return { residentBytes: kibibytes('VmRSS') ?? fromNode.residentBytes, peakResidentBytes: kibibytes('VmHWM') ?? fromNode.peakResidentBytes };
+}
+
+/** What a process may have here at most, whatever else runs: its control group's limit, or all of the machine's memory. */
+export function memorySizeBytes(): number {
+  const constrained = process.constrainedMemory();
+  return Math.min(constrained > 0 ? constrained : Infinity, totalmem());
 }
 
 /** What this process may come to hold: its control group's limit, or what it holds with what the machine has left, whichever is less. */

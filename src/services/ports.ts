@@ -113,6 +113,8 @@ export interface ModelLibrary {
 /** Checks a specification against the model that it names: layers, modules, names and lengths must exist. */
 export interface TuningPlanner {
   check(specification: TuningSpecification): Promise<void>;
+  /** RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT for a checked one that can not fit the memory that a job may take, whatever its rows. */
+  requireMemory(specification: TuningSpecification): Promise<void>;
   /** What the job would take on this server; runs for some seconds. */
   estimate(tenant: string, specification: TuningSpecification, signal: AbortSignal): Promise<TuningEstimate>;
 }
@@ -123,6 +125,8 @@ export interface TuningEstimate {
   /** With what the process holds now. */
   readonly peakMemoryBytes: number;
   readonly memoryLimitBytes: number;
+  /** What the job may add. */
+  readonly jobLimitBytes: number;
 }
 
 /** What a recommendation is asked with, but for what the server knows; `memoryLimitBytes` defaults to what its machine has left. */

@@ -8,6 +8,7 @@ import * as proto from '../gen/lorica/v1/tuning.js';
 import { modelName } from './names.js';
 import type { RecommendQuestion } from './ports.js';
 import { EXAMPLE_KINDS } from './resources.js';
+import { SAVED_ACTIVATIONS } from './tuning-specification.js';
 
 export interface Recommended {
   readonly data: RecommendQuestion['data'];
@@ -53,11 +54,6 @@ const WEIGHTS = {
   int4: proto.BaseWeights.BASE_WEIGHTS_INT4,
 } as const;
 
-const SAVED = {
-  linear: proto.SavedActivations.SAVED_ACTIVATIONS_LINEAR,
-  layer: proto.SavedActivations.SAVED_ACTIVATIONS_LAYER,
-} as const;
-
 const COMPONENTS = { embeddings: proto.Component.COMPONENT_EMBEDDINGS, head: proto.Component.COMPONENT_HEAD } as const;
 
 function stageMessage(stage: StageSpecification, dataset: string): proto.TuningStage {
@@ -73,7 +69,7 @@ function stageMessage(stage: StageSpecification, dataset: string): proto.TuningS
     batchSize,
     accumulationSteps,
     maxLengthTokens,
-    ...(savedActivations === undefined ? {} : { savedActivations: SAVED[savedActivations] }),
+    ...(savedActivations === undefined ? {} : { savedActivations: SAVED_ACTIVATIONS[savedActivations] }),
     packing,
     ...(architecture === undefined ? {} : { architecture: { removeLeastImportant: architecture.removeLeastImportant } }),
   });

@@ -29,7 +29,7 @@ import type { RowMeters, TuningPlanner, TuningRecommender } from './ports.js';
 import { recommend } from './recommend-tuning.js';
 import { requireFittingData } from './tuning-data.js';
 import { embeddingReportMessage } from './tuning-edits.js';
-import { readTuningSpecification, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
+import { readTuningSpecification, SAVED_ACTIVATIONS, tuningSpecificationFromJson, tuningSpecificationToJson } from './tuning-specification.js';
 
 export interface TuneDependencies {
   readonly jobs: JobStore;
@@ -140,6 +140,7 @@ export function tuneHandlers({
     const earlier = repeat && (await jobs.findCreated({ kind: 'tuning', tenant: parent!.tenant, ...repeat }));
     if (earlier !== undefined) return earlier;
     await planner.check(specification);
+    await planner.requireMemory(specification);
     await requireFittingData(specification, 'specification', (dataset) => datasets.get(parent!.tenant, dataset.split('/').at(-1)!));
     for (const { embeddings: vectors } of specification.stages) {
       if (vectors !== undefined) await embeddings.get(parent!.tenant, vectors.source.split('/').at(-1)!);
@@ -160,14 +161,20 @@ export function tuneHandlers({
     const read = readTuningSpecification(request.specification, 'specification', context.identity, fields);
     fields.done();
     await planner.check(read!.specification);
-    const { stages, memoryBytes, peakMemoryBytes, memoryLimitBytes } = await planner.estimate(parent!.tenant, read!.specification, context.signal);
+    const { stages, memoryBytes, peakMemoryBytes, memoryLimitBytes, jobLimitBytes } = await planner.estimate(parent!.tenant, read!.specification, context.signal);
     return {
-      stages: stages.map((stage) => ({ ...stage, memory: stage.memory.map(({ what, bytes }) => ({ what, bytes: Math.round(bytes) })) })),
+      stages: stages.map(({ chosen, memory, ...stage }) => ({
+        ...stage,
+        memory: memory.map(({ what, bytes }) => ({ what, bytes: Math.round(bytes) })),
+        savedActivations: SAVED_ACTIVATIONS[chosen.savedActivations],
+        microBatchTokens: chosen.microBatchTokens,
+      })),
       steps: stages.reduce((sum, { steps }) => sum + steps, 0),
       seconds: stages.reduce((sum, { seconds }) => sum + seconds, 0),
       memoryBytes: Math.round(memoryBytes),
       peakMemoryBytes: Math.round(peakMemoryBytes),
       memoryLimitBytes,
+      jobLimitBytes,
       fits: peakMemoryBytes <= memoryLimitBytes,
     };
   };

@@ -48,6 +48,7 @@ export function readTuningSpecification(
   fields.id(`${path}.adapter_id`, message.adapterId);
   fields.id(`${path}.alias`, message.alias, { optional: true });
   fields.integer(`${path}.seed`, message.seed, 0, MAX_INTEGER);
+  fields.integer(`${path}.memory_limit_bytes`, message.memoryLimitBytes, 0, MAX_INTEGER);
   fields.check(
     `${path}.stages`,
     message.stages.length >= 1 && message.stages.length <= 16,
@@ -61,6 +62,7 @@ export function readTuningSpecification(
       seed: message.seed ?? 0,
       baseWeights: readBaseWeights(message.baseWeights, `${path}.base_weights`, fields),
       int8Products: message.int8Products ? true : undefined,
+      memoryLimitBytes: message.memoryLimitBytes === 0 ? undefined : message.memoryLimitBytes,
       checkpoints: readCheckpoints(message.checkpoints, `${path}.checkpoints`, fields),
     }),
     adapter: message.adapterId,
@@ -190,3 +192,8 @@ function readSavedActivations(value: proto.SavedActivations, path: string, field
       return undefined;
   }
 }
+
+export const SAVED_ACTIVATIONS = {
+  linear: proto.SavedActivations.SAVED_ACTIVATIONS_LINEAR,
+  layer: proto.SavedActivations.SAVED_ACTIVATIONS_LAYER,
+} as const;

@@ -6,9 +6,10 @@
  */
 import type { EvaluationValues } from './evaluation-specification.js';
 import type { StageOutcome } from './events.js';
+import type { StageMemory } from './memory-budget.js';
 
 /** Raised when a state of an earlier format can no longer be read. */
-export const CHECKPOINT_FORMAT = 1;
+export const CHECKPOINT_FORMAT = 2;
 
 /** What must be equal for training to go on, each a SHA-256 or a digest of the registry. */
 export interface CheckpointIdentity {
@@ -37,6 +38,8 @@ export interface CheckpointState {
   /** Index of the stage that training goes on with, and its optimizer steps done; 0: the stage has not begun. */
   readonly stage: number;
   readonly step: number;
+  /** How each stage keeps activations and cuts micro-batches, chosen where the job began: it decides the order of sums. */
+  readonly memory: readonly StageMemory[];
   /** Stages that are done. */
   readonly finished: readonly StageOutcome[];
   /** What the current stage has counted, once it has made a step. */

@@ -44,6 +44,23 @@ interface Mask {
   tensor: Tensor | undefined;
 }
 
+/** Elements of a token's row, or heads whose probabilities [T,T] are masked. */
+function maskedAt(place: string, config: DecoderConfig, shapes: ReadonlyMap<string, readonly number[]>): Mask['of'] {
+  return place.endsWith('.probabilities') ? { heads: config.heads } : { width: shapes.get(`${place}.weight`)?.[1] ?? config.hiddenSize };
+}
+
+const bytesOf = (of: Mask['of'], length: number): number => ('width' in of ? of.width : of.heads * length);
+
+/** What one token's masks take, of a micro-batch whose rows have `length` tokens. `rates` by place. */
+export function maskBytesPerToken(config: DecoderConfig, rates: ReadonlyMap<string, number>, length: number): number {
+  const places = [...rates].filter(([, rate]) => thresholdOf(rate) > 0);
+  if (places.length === 0) return 0;
+  const shapes = weightShapes(config);
+  return places.reduce((sum, [place]) => sum + bytesOf(maskedAt(place, config, shapes), length), 0);
+}
+
+const thresholdOf = (rate: number): number => Math.round(rate * HALVES);
+
 export class DropoutMasks {
   private readonly masks = new Map<string, Mask>();
 
@@ -55,9 +72,8 @@ export class DropoutMasks {
   ) {
     const shapes = weightShapes(config);
     for (const [place, rate] of rates) {
-      const threshold = Math.round(rate * HALVES);
-      const of = place.endsWith('.probabilities') ? { heads: config.heads } : { width: shapes.get(`${place}.weight`)?.[1] ?? config.hiddenSize };
-      if (threshold > 0) this.masks.set(place, { of, threshold, tensor: undefined });
+      const threshold = thresholdOf(rate);
+      if (threshold > 0) this.masks.set(place, { of: maskedAt(place, config, shapes), threshold, tensor: undefined });
     }
   }
 
@@ -74,7 +90,7 @@ export class DropoutMasks {
 
   /** Of a micro-batch whose rows are this long. */
   bytesPerToken(length: number): number {
-    return [...this.masks.values()].reduce((sum, { of }) => sum + ('width' in of ? of.width : of.heads * length), 0);
+    return [...this.masks.values()].reduce((sum, { of }) => sum + bytesOf(of, length), 0);
   }
 
   /** Draws every mask for a micro-batch, sequence by sequence; lets the event loop run between places. */

@@ -10,7 +10,8 @@ import type { Checkpoint } from '../models/checkpoint.js';
 import type { PromptExample } from '../models/prompt.js';
 import { cutByTokens, padded, planEpoch, stepsPerEpoch } from './batches.js';
 import { startingConfig } from './edit-model.js';
-import { planMemory, type MemoryPart } from './memory-plan.js';
+import { budgetedStage, chooseAll, memoryLimit, partsOf, rowSizes, selectedShapes, type BudgetedStage, type StageMemory } from './memory-budget.js';
+import type { MemoryPart } from './memory-plan.js';
 import { ModelPass } from './model-pass.js';
 import { sliceModel, type ModelSlice } from './model-slice.js';
 import type { Objective } from './objective.js';
@@ -20,11 +21,11 @@ import { createOptimizer } from './optimizers.js';
 import { checkTuning } from './run.js';
 import { selectTrainable } from './selection.js';
 import type { ResolvedStage, TuningSpecification } from './specification.js';
-import { readStageRows } from './stage-rows.js';
+import { readStageRows, type StageRows } from './stage-rows.js';
 import { stageObjective } from './stage-objective.js';
-import { longestPadded, microBatchTokens } from './trainer.js';
+import { longestPadded } from './trainer.js';
 import type { BaseLease, TrainingHost } from './training-host.js';
-import { parameterShapes, shapesWithHead, WorkingModel } from './working-model.js';
+import { WorkingModel } from './working-model.js';
 
 export interface EstimateInput {
   readonly checkpoint: Checkpoint;
@@ -33,6 +34,8 @@ export interface EstimateInput {
   readonly examples: (dataset: string) => AsyncIterable<PromptExample> | Iterable<PromptExample>;
   /** Rows of a data set. */
   readonly rowsOf: (dataset: string) => Promise<number>;
+  /** What a job may take here. */
+  readonly memoryLimitBytes?: number;
   readonly signal?: AbortSignal;
 }
 
@@ -45,6 +48,8 @@ export interface StageEstimate {
   readonly seconds: number;
   readonly trainableParameters: number;
   readonly memory: readonly MemoryPart[];
+  /** What fits the memory that the job may take. */
+  readonly chosen: StageMemory;
 }
 
 /** Rows that are rendered; a longer data set is sampled evenly. */
@@ -56,22 +61,40 @@ const REPEATS = 3;
 /** Micro-batches that are measured, by where they stand among all of a stage by size. */
 const QUANTILES = [0.05, 0.5, 0.95];
 
-/** One estimate a stage. Throws what `checkTuning` and reading rows throw, and CANCELLED. */
+/** A stage with its sampled rows and what was chosen for them. */
+interface PlannedStage {
+  readonly stage: ResolvedStage;
+  readonly read: StageRows;
+  /** Rows of all data that are trained on. */
+  readonly rows: number;
+  readonly budgeted: BudgetedStage;
+}
+
+/** One estimate a stage. Throws what `checkTuning` and reading rows throw, MEMORY_INSUFFICIENT where the job would be refused, and CANCELLED. */
 export async function estimateTuning(input: EstimateInput): Promise<StageEstimate[]> {
-  const stages = checkTuning(input.specification, input.checkpoint.config);
-  const config = startingConfig(input.specification.stages[0]!, input.checkpoint.config, 'specification.stages[0]');
+  const { specification, checkpoint, memoryLimitBytes } = input;
+  const stages = checkTuning(specification, checkpoint.config);
+  const config = startingConfig(specification.stages[0]!, checkpoint.config, 'specification.stages[0]');
+  const planned: PlannedStage[] = [];
+  for (const [i, stage] of stages.entries()) planned.push(await planStage(input, config, stage, `specification.stages[${i}].dataset`));
+  const memory = chooseAll(planned.map(({ budgeted }) => budgeted), memoryLimit(specification, memoryLimitBytes));
   const estimates: StageEstimate[] = [];
-  for (const [i, stage] of stages.entries()) estimates.push(await estimateStage(input, config, stage, `specification.stages[${i}].dataset`));
+  for (const [i, stage] of planned.entries()) estimates.push(await estimateStage(input, config, stage, memory[i]!));
   return estimates;
 }
 
-async function estimateStage(input: EstimateInput, config: DecoderConfig, stage: ResolvedStage, path: string): Promise<StageEstimate> {
-  const { checkpoint, host, specification, signal } = input;
-  const allRows = await input.rowsOf(stage.dataset);
+async function planStage({ checkpoint, specification, examples, rowsOf, signal }: EstimateInput, config: DecoderConfig, stage: ResolvedStage, path: string): Promise<PlannedStage> {
+  const allRows = await rowsOf(stage.dataset);
   const every = Math.max(1, Math.ceil(allRows / SAMPLE_ROWS));
-  const read = await readStageRows(sampled(input.examples(stage.dataset), every), stage, checkpoint, { signal, path });
+  const read = await readStageRows(sampled(examples(stage.dataset), every), stage, checkpoint, { signal, path });
+  const sample = rowSizes(read, stage);
+  const rows = Math.max(1, Math.round((allRows * sample.rows) / Math.max(1, sample.rows + read.skipped)));
+  const shapes = selectedShapes({ config, dropout: specification.stages[0]?.architecture?.dropout, stage, labels: sample.labels });
+  return { stage, read, rows, budgeted: budgetedStage(shapes, specification, stage, { ...sample, rows, dataTokens: (sample.dataTokens * rows) / sample.rows }) };
+}
+
+async function estimateStage({ host, specification, signal }: EstimateInput, config: DecoderConfig, { stage, read, rows, budgeted }: PlannedStage, chosen: StageMemory): Promise<StageEstimate> {
   const plan = selectTrainable(config, stage.trainable, 'trainable', stage.objective.kind === 'classification');
-  const trained = parameterShapes(plan, shapesWithHead(config, read.labels?.length ?? 0));
   const slice = sliceModel(config, plan);
   const use = { weights: specification.baseWeights ?? ('float32' as const), int8Products: specification.int8Products ?? false };
   const lease = host.lease(madeUpBase(slice.config), use);
@@ -83,23 +106,17 @@ async function estimateStage(input: EstimateInput, config: DecoderConfig, stage:
     const model = await working.begin(slice.plan, 0, true);
     parameters = model.parameters;
     const objective = await stageObjective(read, stage, lease, model, { signal, reference: new Float64Array(read.rows.length) });
-    pass = await ModelPass.create(lease, model, { savedActivations: stage.savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing, head: objective.head });
+    pass = await ModelPass.create(lease, model, { savedActivations: chosen.savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing, head: objective.head });
     const costs = new SliceCosts(host, pass, objective, slice);
-    const savedBytesPerToken = pass.savedBytesPerLayer.reduce((sum, bytes, i) => sum + bytes * (slice.counts[i]! - 1), pass.savedBytesPerToken);
-    const maxTokens = microBatchTokens({ mostTokens: pass.mostTokens, savedBytesPerToken }, objective);
-    const rows = Math.max(1, Math.round((allRows * objective.lengths.length) / Math.max(1, objective.lengths.length + read.skipped)));
-    const epoch = sampledEpoch(objective, rows, stage, maxTokens);
+    const epoch = sampledEpoch(objective, rows, stage, chosen.microBatchTokens);
     const passMs = await costs.meanStepMs(epoch.steps, signal);
-    const elements = [...trained.values()].reduce((sum, shape) => sum + shape.reduce((n, d) => n * d, 1), 0);
+    const { trained: elements } = budgeted.counts;
     const optimizerMs = await optimizerMsPerElement(lease, model.parameters, stage, signal) * elements;
     const perEpoch = stepsPerEpoch(rows, stage.batchSize, stage.accumulationSteps);
     const steps = stage.length.kind === 'steps' ? stage.length.steps : stage.length.epochs * perEpoch;
     const meanTokens = objective.lengths.reduce((sum, length) => sum + length, 0) / objective.lengths.length;
-    const memory = planMemory({
-      config, plan, trained, stage, ...use, outputs: read.labels?.length ?? config.vocabSize, savedBytesPerToken, dataTokens: meanTokens * rows,
-      microBatchTokens: epoch.largestTokens, longestTokens: epoch.longestTokens,
-    });
-    return { rows, steps, tokens: Math.round((steps / perEpoch) * meanTokens * rows), seconds: (steps * (passMs + optimizerMs)) / 1000, trainableParameters: elements, memory };
+    const memory = partsOf(budgeted, { ...chosen, microBatchTokens: epoch.largestTokens });
+    return { rows, steps, tokens: Math.round((steps / perEpoch) * meanTokens * rows), seconds: (steps * (passMs + optimizerMs)) / 1000, trainableParameters: elements, memory, chosen };
   } finally {
     pass?.dispose();
     parameters?.disposeGradients();
@@ -127,9 +144,8 @@ const SESSIONS = 'estimate';
 interface Epoch {
   /** Micro-batches by step, as rows of the sample. */
   readonly steps: readonly (readonly (readonly number[])[])[];
-  /** Padded tokens of the largest micro-batch, and of the longest row. */
+  /** Padded tokens of the largest micro-batch. */
   readonly largestTokens: number;
-  readonly longestTokens: number;
 }
 
 /** The micro-batches of an epoch of `rows` rows, whose lengths are the sample's again and again; at most 256 steps of it. */
@@ -142,7 +158,6 @@ function sampledEpoch({ lengths }: Objective, rows: number, stage: ResolvedStage
   return {
     steps: cut.map((batches) => batches.map((batch) => batch.map((row) => row % lengths.length))),
     largestTokens: Math.max(...cut.flat().map(size)),
-    longestTokens: Math.max(...cut.flat().map((batch) => longestOf(batch, all))),
   };
 }
 

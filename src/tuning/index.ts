@@ -8,9 +8,10 @@ export { CHECKPOINT_FORMAT, DEFAULT_KEPT_CHECKPOINTS, type CheckpointPolicy, typ
 export type { ClassificationObjective, LanguageModelObjective, ObjectiveSpecification, PreferenceObjective, ResolvedObjective } from './objective-specification.js';
 export { selectTrainable, type LoraSettings, type TrainablePlan } from './selection.js';
 export { BaseLease, TrainingHost, type BaseModel } from './training-host.js';
-export { checkTuning, runTuning, trainOnTokens, type TokenTrainingInput } from './run.js';
+export { checkMemory, checkTuning, runTuning, trainOnTokens, type TokenTrainingInput } from './run.js';
 export type { TuningInput } from './tuning-run.js';
 export { estimateTuning, type EstimateInput, type StageEstimate } from './estimate.js';
-export { planMemory, type MemoryPart, type MemoryPlanInput } from './memory-plan.js';
+export { memoryLimit, type StageMemory } from './memory-budget.js';
+export type { MemoryPart } from './memory-plan.js';
 export { recommendTuning, TASK_KINDS, type Recommendation } from './recommend.js';
 export type { RecommendInput, TuningTask } from './recommend-types.js';

@@ -2,11 +2,12 @@
  * What a stage takes in memory, part by part, from shapes alone. What the process holds already (the server, serving weights, other jobs) is
  * not in it. Nothing here allocates.
  */
-import { weightShapes, type DecoderConfig } from '../models/config.js';
+import { feedForwardSize, weightShapes, type DecoderConfig } from '../models/config.js';
 import type { BaseWeightForm } from '../models/training-form-weights.js';
+import { layerOf, lowestTrained } from './model-slice.js';
 import { headRows } from './segment-size.js';
 import type { TrainablePlan } from './selection.js';
-import type { ResolvedStage } from './specification.js';
+import type { ResolvedStage, SavedActivations } from './specification.js';
 
 export interface MemoryPart {
   readonly what: 'frozen weights' | 'trained weights' | 'gradients' | 'optimizer' | 'activations' | 'workspace' | 'rows';
@@ -38,7 +39,9 @@ export interface MemoryCounts {
   readonly moments: number;
 }
 
-export interface MemoryPlanInput extends MemoryUse {
+/** What a stage trains, by shapes. */
+export interface StageShapes {
+  readonly config: DecoderConfig;
   readonly plan: TrainablePlan;
   /** Shapes of what is trained, LoRA and heads included. */
   readonly trained: ReadonlyMap<string, readonly number[]>;
@@ -60,8 +63,9 @@ const BYTES_PER_DATA_TOKEN = 9;
 
 const product = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1);
 
-export function planMemory(input: MemoryPlanInput): MemoryPart[] {
-  const { config, plan, trained, stage } = input;
+export const totalBytes = (parts: readonly MemoryPart[]): number => parts.reduce((sum, { bytes }) => sum + bytes, 0);
+
+export function memoryCounts({ config, plan, trained, stage }: StageShapes): MemoryCounts {
   const elements = [...trained.values()].reduce((sum, shape) => sum + product(shape), 0);
   let [frozenLinear, frozenOther] = [0, 0];
   for (const [name, shape] of weightShapes(config)) {
@@ -69,7 +73,7 @@ export function planMemory(input: MemoryPlanInput): MemoryPart[] {
     if (name.startsWith('model.layers.') && shape.length === 2) frozenLinear += product(shape);
     else frozenOther += product(shape);
   }
-  return memoryParts({ frozenLinear, frozenOther, trained: elements, moments: stage.adafactor === undefined ? 2 * elements : adafactorMoments(trained) }, input);
+  return { frozenLinear, frozenOther, trained: elements, moments: stage.adafactor === undefined ? 2 * elements : adafactorMoments(trained) };
 }
 
 /** The parts of a stage's memory from counts of values. */
@@ -78,7 +82,7 @@ export function memoryParts({ frozenLinear, frozenOther, trained, moments }: Mem
   const { hiddenSize: c, heads } = config;
   const widest = Math.max(config.intermediateSize, ...(config.intermediateSizes ?? []));
   const layer = 4 * tokens * (WIDE_TEMPORARIES * widest + NARROW_TEMPORARIES * c + SCORE_TEMPORARIES * heads * longestTokens);
-  const head = 4 * LOGIT_TEMPORARIES * headRows(outputs, c, 2) * outputs;
+  const head = 4 * LOGIT_TEMPORARIES * Math.min(tokens, headRows(outputs, c, 2)) * outputs;
   const linearBytes = BYTES_PER_WEIGHT[use.weights] + (use.int8Products ? INT8_PRODUCTS_BYTES : 0);
   return [
     { what: 'frozen weights', bytes: linearBytes * frozenLinear + 4 * frozenOther },
@@ -91,7 +95,20 @@ export function memoryParts({ frozenLinear, frozenOther, trained, moments }: Mem
   ];
 }
 
+/** Bytes that one token keeps from forward to backward in the layers from the lowest trained one up, as src/models/training-form.ts hands it on; masks aside. */
+export function savedBytesPerToken({ config, trained }: Pick<StageShapes, 'config' | 'trained'>, saved: SavedActivations): number {
+  const { hiddenSize: c, headDim, heads, kvHeads } = config;
+  const lora = new Array<number>(config.layers).fill(0);
+  for (const [name, shape] of trained) if (name.endsWith('.lora_A.weight')) lora[layerOf(name)!]! += shape[0]!;
+  let width = 3 * c;
+  for (let layer = Math.max(0, lowestTrained(trained.keys(), config.layers)); layer < config.layers; layer++) {
+    width += c;
+    if (saved === 'linear') width += c + 2 * headDim * (heads + kvHeads) + 2 * feedForwardSize(config, layer) + lora[layer]! + 2;
+  }
+  return 4 * width;
+}
+
 /** Means of rows and columns of a matrix, all of a vector. */
-function adafactorMoments(trained: ReadonlyMap<string, readonly number[]>): number {
+export function adafactorMoments(trained: ReadonlyMap<string, readonly number[]>): number {
   return [...trained.values()].reduce((sum, shape) => sum + (shape.length === 2 ? shape[0]! + shape[1]! : product(shape)), 0);
 }

@@ -9,7 +9,6 @@ import type { MicroBatch } from './batches.js';
 import { HeadPass, type HeadChoice, type LossWeights } from './head-pass.js';
 import { DropoutMasks, EMBEDDING_PLACE, type RandomOfRow } from './dropout.js';
 import { LayerPass, type StageModel } from './layer-pass.js';
-import { layerTokens } from './segment-size.js';
 import { lowestTrained } from './model-slice.js';
 import type { SavedActivations } from './specification.js';
 import type { BaseLease } from './training-host.js';
@@ -47,8 +46,6 @@ export class ModelPass {
     private readonly masks: DropoutMasks,
     private readonly packed: boolean,
     private readonly maxLengthTokens: number,
-    /** Padded tokens that a micro-batch should have at most, so that no run is long; a longer row is a micro-batch of its own. */
-    readonly mostTokens: number,
   ) {
     this.activations = new Activations(runtime);
   }
@@ -62,19 +59,12 @@ export class ModelPass {
     const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel', masks.scale(EMBEDDING_PLACE));
     for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true, activation: options.activationsOf?.has(i) === true }, masks));
     const shapes = new ShapeInputsCache(runtime, config, options.maxLengthTokens);
-    const trained = (model.parameters?.names ?? []).map((name) => [name, model.parameters!.value(name).shape] as const);
-    const mostTokens = layerTokens(config, trained, options.savedActivations === 'layer');
-    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens, mostTokens);
+    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens);
   }
 
-  /** Bytes of activations that one token of a micro-batch keeps between forward and backward. */
+  /** Bytes of activations that one token of a micro-batch keeps between forward and backward; memory-plan.ts foretells them. */
   get savedBytesPerToken(): number {
-    return this.masks.bytesPerToken(this.maxLengthTokens) + this.savedBytesPerLayer.reduce((sum, bytes) => sum + bytes, 12 * this.hiddenSize);
-  }
-
-  /** Of them, what each layer keeps; masks of dropout are not among them. */
-  get savedBytesPerLayer(): number[] {
-    return this.layers.map((layer, i) => (i < this.lowest ? 0 : 4 * layer.savedWidth));
+    return this.masks.bytesPerToken(this.maxLengthTokens) + this.layers.slice(this.lowest).reduce((sum, layer) => sum + 4 * layer.savedWidth, 12 * this.hiddenSize);
   }
 
   /**

@@ -11,6 +11,7 @@ import { tokenRow, type TokenRow } from './batches.js';
 import { startingConfig, startingModel } from './edit-model.js';
 import type { StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
+import { budgetedStage, chooseAll, memoryLimit, requireMemory, rowSizes, selectedShapes } from './memory-budget.js';
 import { ModelPass } from './model-pass.js';
 import { tokenObjective } from './objective-tokens.js';
 import { selectTrainable } from './selection.js';
@@ -38,7 +39,16 @@ export function checkTuning(specification: TuningSpecification, base: DecoderCon
 }
 
 /**
- * Runs all stages, from the newest checkpoint where there is one that fits. Throws INVALID_ARGUMENT, TRAINING_DIVERGED, CANCELLED; nothing
+ * Refuses a job that would not fit whatever its rows are, before any of them is read. `givenBytes`: what a job may take here. Throws
+ * RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT, and what `checkTuning` throws.
+ */
+export function checkMemory(specification: TuningSpecification, base: DecoderConfig, givenBytes: number): void {
+  const stages = checkTuning(specification, base);
+  requireMemory(specification, stages, startingConfig(specification.stages[0]!, base, 'specification.stages[0]'), memoryLimit(specification, givenBytes));
+}
+
+/**
+ * Runs all stages, from the newest checkpoint where there is one that fits. Throws INVALID_ARGUMENT, MEMORY_INSUFFICIENT, TRAINING_DIVERGED, CANCELLED; nothing
  * is written anywhere but through `checkpoints`. Aborted for another reason than a cancel, it keeps a checkpoint first.
  */
 export async function runTuning(input: TuningInput): Promise<TuningResult> {
@@ -93,19 +103,21 @@ export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readon
   const lease = new TrainingHost(runtime).lease({ key: 'tokens', config, weights });
   let validator: ModelPass | undefined;
   try {
-    const objective = tokenObjective(tokenRows(input.rows, config.vocabSize, 'rows'), stage);
+    const rows = tokenRows(input.rows, config.vocabSize, 'rows');
+    const objective = tokenObjective(rows, stage);
+    const sizes = rowSizes({ rows, skipped: 0 }, stage);
+    const memory = chooseAll([budgetedStage(selectedShapes({ config, dropout: {}, stage, labels: 0 }), {}, stage, sizes)], Infinity, input.activationBudgetBytes)[0]!;
     const working = new WorkingModel(lease, signal);
     const { model, peakRate } = await beginStage(working, config, stage, seed);
     const heldOut = tokenObjective(tokenRows(validation?.rows ?? [], config.vocabSize, 'validation.rows'), { packing: false });
     if (heldOut.lengths.length > 0) validator = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: longestPadded(heldOut) });
     const outcome = await trainStage({
-      lease, model, stage, stageIndex: 0, peakRate, objective, seed, signal,
+      lease, model, stage, stageIndex: 0, peakRate, objective, seed, memory, signal,
       emit: async (event) => {
         await input.emit(event);
         if (validator === undefined || validation === undefined || (event.step % validation.everySteps !== 0 && event.step !== event.totalSteps)) return;
-        validation.report(event.step, (await meanFigures(validator, heldOut, signal)).loss);
+        validation.report(event.step, (await meanFigures(validator, heldOut, memory.microBatchTokens, signal)).loss);
       },
-      ...(input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: input.activationBudgetBytes }),
     });
     return { tensors: await allTensors(working, initialTensors), outcome };
   } finally {

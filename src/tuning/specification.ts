@@ -140,6 +140,7 @@ export interface StageSpecification {
   readonly labelTemplate?: LabelTemplate;
   /** Held-out rows that are measured while the stage trains. */
   readonly evaluation?: EvaluationSpecification;
+  /** Default: by the memory that the job may take (memory-budget.ts). */
   readonly savedActivations?: SavedActivations;
   /** Several rows of data in one row of a micro-batch, each seeing only itself. Changes memory and time, never the step. Default false. */
   readonly packing?: boolean;
@@ -158,6 +159,8 @@ export interface TuningSpecification {
   /** Some products with frozen weights in eight-bit integers: faster, with errors (docs/performance.md). Only with float32 weights. Default false. */
   readonly int8Products?: boolean;
   readonly checkpoints?: CheckpointPolicy;
+  /** What the job may add to the memory of its process; at least 1. Default: as much as it is given where it runs. */
+  readonly memoryLimitBytes?: number;
 }
 
 /** A stage with every default applied. */
@@ -181,7 +184,7 @@ export interface ResolvedStage {
   readonly objective: ResolvedObjective;
   readonly labelTemplate: LabelTemplate | undefined;
   readonly evaluation: ResolvedEvaluation | undefined;
-  readonly savedActivations: SavedActivations;
+  readonly savedActivations: SavedActivations | 'auto';
   readonly packing: boolean;
 }
 
@@ -271,7 +274,7 @@ export function resolveStage(stage: StageSpecification, maxPositionTokens: numbe
     objective: resolveObjective(stage.objective),
     labelTemplate: stage.labelTemplate,
     evaluation: resolveEvaluation(stage.evaluation),
-    savedActivations: stage.savedActivations ?? 'linear',
+    savedActivations: stage.savedActivations ?? 'auto',
     packing: stage.packing ?? false,
   };
 }
@@ -294,5 +297,7 @@ export function checkSpecification(specification: TuningSpecification): void {
   const positive = (value: number | undefined): boolean => value === undefined || (Number.isSafeInteger(value) && value >= 1);
   if (!positive(everySteps)) violations.push({ field: 'specification.checkpoints.everySteps', description: `must be an integer of at least 1, not ${everySteps ?? ''}` });
   if (!positive(keep)) violations.push({ field: 'specification.checkpoints.keep', description: `must be an integer of at least 1, not ${keep ?? ''}` });
+  const { memoryLimitBytes } = specification;
+  if (!positive(memoryLimitBytes)) violations.push({ field: 'specification.memoryLimitBytes', description: `must be an integer of at least 1, not ${memoryLimitBytes ?? ''}` });
   if (violations.length > 0) throw invalidFields(violations);
 }

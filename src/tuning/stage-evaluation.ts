@@ -41,6 +41,8 @@ export interface StageEvaluationInput {
   readonly classifier: { readonly labels: readonly string[]; readonly template: string } | undefined;
   readonly labelTemplate: LabelTemplate | undefined;
   readonly maxLengthTokens: number;
+  /** As in StageMemory. */
+  readonly microBatchTokens: number;
   readonly checkpoint: Pick<Checkpoint, 'tokenizer' | 'chatTemplate'>;
   readonly evaluateLabels: LabelEvaluator | undefined;
   readonly report: (event: EvaluationEvent) => void | Promise<void>;
@@ -121,8 +123,8 @@ export class StageEvaluation {
   }
 
   private async measure(step: number): Promise<EvaluationValues> {
-    const { evaluation: { metrics }, objective, signal, evaluateLabels, examples, labelTemplate, checkpoint, maxLengthTokens } = this.input;
-    const { loss, preferenceAccuracy, preferenceMargin } = await meanFigures(this.pass, objective, signal);
+    const { evaluation: { metrics }, objective, signal, evaluateLabels, examples, labelTemplate, checkpoint, maxLengthTokens, microBatchTokens } = this.input;
+    const { loss, preferenceAccuracy, preferenceMargin } = await meanFigures(this.pass, objective, microBatchTokens, signal);
     const rewards = preferenceAccuracy === undefined || preferenceMargin === undefined ? {} : { rewardAccuracy: preferenceAccuracy, rewardMargin: preferenceMargin };
     const labels = metrics.some(ofLabels)
       ? await evaluateLabels?.({ examples, template: labelTemplate ?? DEFAULT_LABEL_TEMPLATE, scorer: this.scorer, checkpoint, maxLengthTokens, signal })

@@ -12,16 +12,17 @@ import type { StageRows } from './stage-rows.js';
 import { longestPadded } from './trainer.js';
 import type { BaseLease } from './training-host.js';
 
-/** Padded tokens of a micro-batch of the reference: it keeps no activations. */
-const REFERENCE_TOKENS = 4096;
-
 export interface ObjectiveOptions {
   readonly signal?: AbortSignal | undefined;
   /** The objective's `reference` of a stage that goes on, instead of what the model gives now. */
   readonly reference?: Float64Array | undefined;
+  /** Padded tokens of a micro-batch at most while something is measured. Default 4096. */
+  readonly microBatchTokens?: number;
 }
 
-export async function stageObjective({ rows }: StageRows, stage: ResolvedStage, lease: BaseLease, model: StageModel, { signal, reference }: ObjectiveOptions = {}): Promise<Objective> {
+const MEASURED_TOKENS = 4096;
+
+export async function stageObjective({ rows }: StageRows, stage: ResolvedStage, lease: BaseLease, model: StageModel, { signal, reference, microBatchTokens = MEASURED_TOKENS }: ObjectiveOptions = {}): Promise<Objective> {
   const { objective, packing } = stage;
   switch (objective.kind) {
     case 'languageModel':
@@ -29,16 +30,16 @@ export async function stageObjective({ rows }: StageRows, stage: ResolvedStage, 
     case 'classification':
       return tokenObjective(rows, { packing, head: 'classification' });
     case 'preference':
-      return preferenceObjective(rows, reference ?? (await referenceLosses(rows, lease, model, signal)), { ...objective, packing });
+      return preferenceObjective(rows, reference ?? (await referenceLosses(rows, lease, model, { signal, microBatchTokens })), { ...objective, packing });
   }
 }
 
-async function referenceLosses(rows: StageRows['rows'], lease: BaseLease, model: StageModel, signal: AbortSignal | undefined): Promise<Float64Array> {
+async function referenceLosses(rows: StageRows['rows'], lease: BaseLease, model: StageModel, { signal, microBatchTokens }: Required<Pick<ObjectiveOptions, 'signal' | 'microBatchTokens'>>): Promise<Float64Array> {
   const longest = rows.reduce((most, row) => Math.max(most, row.inputs.length), 1);
   const frozen = { ...model, parameters: undefined, dropout: new Map() };
   const pass = await ModelPass.create(lease, frozen, { savedActivations: 'layer', maxLengthTokens: longestPadded({ longestTokens: longest }) });
   try {
-    return await sequenceLosses(pass, rows, REFERENCE_TOKENS, signal);
+    return await sequenceLosses(pass, rows, microBatchTokens, signal);
   } finally {
     pass.dispose();
   }

@@ -17,12 +17,11 @@ import type { ExtraFigure, Objective } from './objective.js';
 import { GradientNorm, type Optimizer } from './optimizer.js';
 import { createOptimizer } from './optimizers.js';
 import type { Parameters } from './parameters.js';
+import type { StageMemory } from './memory-budget.js';
 import { learningRateAt } from './schedule.js';
 import type { ResolvedStage } from './specification.js';
 import type { BaseLease } from './training-host.js';
 
-/** Activations kept between forward and backward take at most this many bytes (one row always fits): longer micro-batches are cut. */
-export const DEFAULT_ACTIVATION_BUDGET_BYTES = 720 * 2 ** 20;
 /** As PyTorch's clip_grad_norm_ adds to the norm that it divides by. */
 const CLIP_EPSILON = 1e-6;
 
@@ -47,7 +46,7 @@ export interface StageInput {
   readonly seed: number;
   readonly emit: (event: StepEvent) => void | Promise<void>;
   readonly signal: AbortSignal | undefined;
-  readonly activationBudgetBytes?: number;
+  readonly memory: StageMemory;
   readonly clock?: Clock;
   /** Where an interrupted run of this stage stood; the model's values are already those of then. */
   readonly resume?: { readonly outcome: StageOutcome; readonly read: (moment: string) => Promise<Float32Array> };
@@ -62,23 +61,17 @@ export function longestPadded({ longestTokens }: Pick<Objective, 'longestTokens'
   return padded(longestTokens);
 }
 
-/** Padded tokens that a micro-batch of this pass may have; any row fits. */
-export function microBatchTokens(pass: Pick<ModelPass, 'mostTokens' | 'savedBytesPerToken'>, { lengths }: Objective, budgetBytes = DEFAULT_ACTIVATION_BUDGET_BYTES): number {
-  const longest = padded(lengths.reduce((most, length) => Math.max(most, length), 1));
-  return Math.max(longest, Math.min(pass.mostTokens, Math.floor(budgetBytes / pass.savedBytesPerToken)));
-}
-
 /**
  * Trains `model.parameters` in place. Throws TRAINING_DIVERGED when a loss or gradient is not finite (the parameters are then those
  * of the last good step), CANCELLED when aborted. Gradients and moments are freed at the end either way.
  */
 export async function trainStage(input: StageInput): Promise<StageOutcome> {
-  const { lease, model, stage, objective } = input;
+  const { lease, model, stage, objective, memory: { savedActivations } } = input;
   let pass: ModelPass | undefined;
   let norm: GradientNorm | undefined;
   let optimizer: Optimizer | undefined;
   try {
-    pass = await ModelPass.create(lease, model, { savedActivations: stage.savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing, head: objective.head });
+    pass = await ModelPass.create(lease, model, { savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing, head: objective.head });
     norm = await GradientNorm.create(lease, model.parameters);
     optimizer = await createOptimizer(lease, model.parameters, stage);
     return await new StageRun(input, pass, norm, optimizer).run();
@@ -95,7 +88,6 @@ const NOTHING_DONE: StageOutcome = { steps: 0, finalLoss: Number.NaN, tokens: 0,
 class StageRun {
   private readonly clock: Clock;
   private readonly startedMs: number;
-  private readonly maxTokens: number;
   private readonly stepsPerEpoch: number;
   private readonly totalSteps: number;
   private outcome: StageOutcome;
@@ -106,7 +98,6 @@ class StageRun {
   constructor(private readonly input: StageInput, private readonly pass: ModelPass, private readonly norm: GradientNorm, private readonly optimizer: Optimizer) {
     const { stage, objective, clock = systemClock } = input;
     this.clock = clock;
-    this.maxTokens = microBatchTokens(pass, objective, input.activationBudgetBytes);
     this.stepsPerEpoch = stepsPerEpoch(objective.lengths.length, stage.batchSize, stage.accumulationSteps);
     this.totalSteps = stage.length.kind === 'steps' ? stage.length.steps : stage.length.epochs * this.stepsPerEpoch;
     this.outcome = input.resume?.outcome ?? NOTHING_DONE;
@@ -158,13 +149,13 @@ class StageRun {
 
   /** Gradients of the mean loss over a step's terms, micro-batch by micro-batch; sums of what it reports. */
   private async gradients(step: number): Promise<{ lossTokens: number; lossSum: number; tokens: number; extras: Map<ExtraFigure, number> }> {
-    const { objective, signal, seed, stageIndex } = this.input;
+    const { objective, signal, seed, stageIndex, memory: { microBatchTokens } } = this.input;
     const batches = this.batches(step);
     const lossTokens = batches.flat().reduce((sum, row) => sum + objective.terms(row), 0);
     let lossSum = 0;
     let tokens = 0;
     const extras = new Map<ExtraFigure, number>();
-    for (const [i, rows] of cutByTokens(batches, objective.lengths, this.maxTokens).entries()) {
+    for (const [i, rows] of cutByTokens(batches, objective.lengths, microBatchTokens).entries()) {
       const outcome = await objective.gradients(this.pass, rows, {
         scale: 1 / lossTokens, adding: i > 0, signal, randomOf: (sequence, module) => dropoutStream(seed, stageIndex, step, sequence, module),
       });
@@ -199,12 +190,12 @@ function refuseDivergence(step: number, loss: number, gradientNorm: number): voi
   });
 }
 
-/** Means per term over all rows: the loss, and the figures that the objective has beside it. Without gradients; the pass must have no parameters. */
-export async function meanFigures(pass: ModelPass, objective: Objective, signal: AbortSignal | undefined): Promise<{ readonly loss: number } & Readonly<Partial<Record<ExtraFigure, number>>>> {
+/** Means per term over all rows: the loss, and the figures that the objective has beside it. Without gradients; the pass must have no parameters; `microBatchTokens` as in StageMemory. */
+export async function meanFigures(pass: ModelPass, objective: Objective, microBatchTokens: number, signal: AbortSignal | undefined): Promise<{ readonly loss: number } & Readonly<Partial<Record<ExtraFigure, number>>>> {
   const { lengths } = objective;
   const order = lengths.map((_, i) => i).sort((a, b) => lengths[b]! - lengths[a]!);
   const sums = new Map<'loss' | ExtraFigure, number>();
-  for (const rows of cutByTokens([order], lengths, microBatchTokens(pass, objective))) {
+  for (const rows of cutByTokens([order], lengths, microBatchTokens)) {
     const { lossSum, extras } = await objective.measure(pass, rows, signal);
     for (const [figure, sum] of Object.entries({ loss: lossSum, ...extras }) as ['loss' | ExtraFigure, number][]) sums.set(figure, (sums.get(figure) ?? 0) + sum);
   }

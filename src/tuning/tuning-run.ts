@@ -14,6 +14,7 @@ import { CheckpointKeeper, isInterruption } from './checkpoint-keeper.js';
 import { ofLabels } from './evaluation-specification.js';
 import type { CheckpointEvent, EvaluationEvent, StageOutcome, StepEvent, TuningResult } from './events.js';
 import { learningRates } from './learning-rate.js';
+import { budgetedStage, chooseAll, memoryLimit, rowSizes, selectedShapes, type BudgetedStage, type StageMemory } from './memory-budget.js';
 import type { Objective } from './objective.js';
 import { selectTrainable } from './selection.js';
 import type { EmbeddingsSpecification, ResolvedStage, TuningSpecification } from './specification.js';
@@ -42,6 +43,8 @@ export interface TuningInput {
   /** Its reason decides: after CANCELLED and JOB_LOST nothing is kept, before any other end a checkpoint is. */
   readonly signal?: AbortSignal;
   readonly activationBudgetBytes?: number;
+  /** What the job may add to the memory of this process; the specification may ask for less. A job that goes on keeps what it chose before. */
+  readonly memoryLimitBytes?: number;
   /** Where checkpoints are kept and taken from; without, an interrupted job begins anew. */
   readonly checkpoints?: Checkpoints;
   readonly logger?: Logger;
@@ -73,6 +76,8 @@ export class TuningRun {
   private readonly keeper: CheckpointKeeper | undefined;
   private readonly logger: Logger;
   private readonly identity: CheckpointState['identity'];
+  /** One a stage. */
+  private memory: readonly StageMemory[] = [];
   private finished: StageOutcome[] = [];
   private skippedRows = 0;
   /** Read ahead to see whether a checkpoint fits. */
@@ -88,7 +93,8 @@ export class TuningRun {
 
   async run(): Promise<TuningResult> {
     const stored = await this.resumable();
-    if (stored !== undefined) await this.restore(stored);
+    if (stored === undefined) this.memory = await this.chooseMemory();
+    else await this.restore(stored);
     for (let stage = stored?.state.stage ?? 0; stage < this.stages.length; stage++) {
       await this.stage(stage, stored?.state.stage === stage ? stored : undefined);
     }
@@ -106,14 +112,14 @@ export class TuningRun {
       const { model, peakRate } = await beginStage(this.working, this.start.config, stage, seed);
       const current = stored?.state.current;
       const reference = current === undefined ? undefined : await storedReference(stored!);
-      const objective = await stageObjective(read, stage, this.lease, model, { signal: this.input.signal, reference });
+      const memory = this.memory[index]!;
+      const objective = await stageObjective(read, stage, this.lease, model, { signal: this.input.signal, reference, microBatchTokens: memory.microBatchTokens });
       evaluation = await this.evaluation(index, { read, heldOut, model }, current === undefined ? undefined : await storedHeldOutReference(stored!));
       if (stored?.state.evaluation !== undefined) await evaluation?.restore(stored.state.evaluation, stored);
       let stoppedEarly = false;
       const standing = (progress: StageProgress): Standing => ({ digest, objective, progress, evaluation });
       const outcome = await trainStage({
-        lease: this.lease, model, stage, stageIndex: index, peakRate, objective, seed, emit: this.input.emit, signal: this.input.signal,
-        ...(this.input.activationBudgetBytes === undefined ? {} : { activationBudgetBytes: this.input.activationBudgetBytes }),
+        lease: this.lease, model, stage, stageIndex: index, peakRate, objective, seed, memory, emit: this.input.emit, signal: this.input.signal,
         ...(current === undefined ? {} : { resume: { outcome: current, read: async (moment) => (await stored!.read(moment)) as Float32Array } }),
         between: async (progress) => {
           begun = true;
@@ -134,6 +140,23 @@ export class TuningRun {
     }
   }
 
+  /** For all stages before the first begins, so that a job that does not fit is refused at once. */
+  private async chooseMemory(): Promise<StageMemory[]> {
+    const { specification, activationBudgetBytes } = this.input;
+    const stages: BudgetedStage[] = [];
+    // The rows of the first stage are read last, and kept for it.
+    for (let index = this.stages.length - 1; index >= 0; index--) {
+      this.rows = await this.rowsOf(index);
+      const stage = this.stages[index]!;
+      const sizes = rowSizes(this.rows.read, stage);
+      const { config, dropout } = this.start;
+      stages.unshift(budgetedStage(selectedShapes({ config, dropout, stage, labels: sizes.labels }), specification, stage, sizes));
+    }
+    const memory = chooseAll(stages, memoryLimit(specification, this.input.memoryLimitBytes), activationBudgetBytes);
+    this.logger.info('memory of a tuning job', { stages: memory });
+    return memory;
+  }
+
   /** `reference`: of the held-out rows, of a stage that goes on. */
   private async evaluation(
     index: number, { read, heldOut, model }: Pick<ReadRows, 'read' | 'heldOut'> & { readonly model: StageInput['model'] }, reference: Float64Array | undefined,
@@ -142,9 +165,10 @@ export class TuningRun {
     const { evaluation, objective: { kind }, maxLengthTokens, labelTemplate } = stage;
     if (evaluation === undefined || heldOut === undefined) return undefined;
     const { checkpoint, signal, evaluateLabels, report = () => undefined } = this.input;
+    const { microBatchTokens } = this.memory[index]!;
     return StageEvaluation.create({
-      lease: this.lease, model, evaluation, stageIndex: index, checkpoint, evaluateLabels, report, signal, labelTemplate, maxLengthTokens,
-      objective: await stageObjective(heldOut.read, { ...stage, packing: false }, this.lease, model, { signal, reference }),
+      lease: this.lease, model, evaluation, stageIndex: index, checkpoint, evaluateLabels, report, signal, labelTemplate, maxLengthTokens, microBatchTokens,
+      objective: await stageObjective(heldOut.read, { ...stage, packing: false }, this.lease, model, { signal, reference, microBatchTokens }),
       examples: heldOut.examples,
       classifier: kind === 'classification' ? { labels: read.labels!, template: stage.objective.kind === 'classification' ? stage.objective.template : '' } : undefined,
     });
@@ -166,7 +190,7 @@ export class TuningRun {
   /** Keeps where a stage stands, or without that the beginning of the stage. */
   private async keep(stage: number, standing: Standing | undefined): Promise<string | undefined> {
     const { lora, head, tensors } = this.working.snapshot();
-    const state = { stage, finished: this.finished, skippedRows: this.skippedRows, lora, ...(head === undefined ? {} : { head }) };
+    const state = { stage, memory: this.memory, finished: this.finished, skippedRows: this.skippedRows, lora, ...(head === undefined ? {} : { head }) };
     if (standing === undefined) return this.keeper?.save({ ...state, identity: this.identity, step: 0 }, tensors);
     const { digest, objective, progress, evaluation } = standing;
     const evaluated = evaluation?.snapshot();
@@ -177,8 +201,9 @@ export class TuningRun {
   }
 
   private async restore(stored: StoredCheckpoint): Promise<void> {
-    const { stage, step, finished, skippedRows } = stored.state;
+    const { stage, step, memory, finished, skippedRows } = stored.state;
     this.logger.info('tuning goes on from a checkpoint', { checkpoint: stored.name, stage, step });
+    this.memory = memory;
     this.finished = [...finished];
     this.skippedRows = skippedRows;
     await this.working.restore(stored);
@@ -234,8 +259,8 @@ export class TuningRun {
   }
 }
 
-/** What decides every number of a job apart from the base and its rows. */
-function specificationDigest({ seed, checkpoints: _checkpoints, baseModel: _baseModel, stages: _stages, ...rest }: TuningSpecification, stages: readonly ResolvedStage[]): string {
+/** What decides every number of a job apart from the base, its rows and what was chosen by the memory limit, which checkpoints keep. */
+function specificationDigest({ seed, checkpoints: _checkpoints, memoryLimitBytes: _memoryLimitBytes, baseModel: _baseModel, stages: _stages, ...rest }: TuningSpecification, stages: readonly ResolvedStage[]): string {
   return createHash('sha256').update(JSON.stringify({ seed, stages, ...rest })).digest('hex');
 }
 

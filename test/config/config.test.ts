@@ -14,6 +14,7 @@ describe('loadConfig', () => {
       servingForm: 'int8',
       timeSharing: { weights: { generation: 9, work: 1 }, awaited: [] },
       tuningConcurrency: 1,
+      tuningMemoryBytes: undefined,
       maxSequences: 8,
       maxContextTokens: 1024,
       maxDatasetBytes: 256 << 20,
@@ -44,6 +45,7 @@ describe('loadConfig', () => {
       LORICA_SERVING_FORM: 'int2',
       LORICA_TIME_SHARING: 'weighted:1',
       LORICA_TUNING_CONCURRENCY: '17',
+      LORICA_TUNING_MEMORY_BYTES: '2G',
       LORICA_GRACE: '1.5',
     };
     expect(() => loadConfig(wrong, { maxContext: '1', logLevel: 'loud' })).toThrow(
@@ -57,6 +59,7 @@ describe('loadConfig', () => {
           'LORICA_SERVING_FORM',
           'LORICA_TIME_SHARING',
           'LORICA_TUNING_CONCURRENCY',
+          'LORICA_TUNING_MEMORY_BYTES',
           '--max-context',
           'LORICA_GRACE',
           '--log-level',

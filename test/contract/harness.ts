@@ -89,6 +89,7 @@ export async function failure(
   message: string;
   violations: readonly { field: string; description: string }[];
   hint: string;
+  metadata: Readonly<Record<string, string>>;
   requestId: string;
 }> {
   try {

@@ -19,6 +19,7 @@ const STATE: CheckpointState = {
   identity: { base: 'sha256:1', specification: 'sha256:2', start: 'sha256:4', rows: 'sha256:3' },
   stage: 1,
   step: 17,
+  memory: [{ savedActivations: 'linear', microBatchTokens: 512 }],
   finished: [{ steps: 4, finalLoss: 1.25, tokens: 99, elapsedMs: 12.5, peakMemoryBytes: 1e9 }],
   current: { steps: 17, finalLoss: 0.1 + 0.2, tokens: 7, elapsedMs: 3, peakMemoryBytes: 2e9 },
   skippedRows: 1,
@@ -44,6 +45,6 @@ test('a file of another format is refused by name', async () => {
   await writeSafetensors(path, new Map(), { 'lorica.training': JSON.stringify({ ...STATE, format: 99 }) });
   await expect(openCheckpointFile('the-name', path)).rejects.toMatchObject({
     reason: 'CHECKPOINT_CORRUPT',
-    message: 'the-name has a training state of format 99, not 1',
+    message: 'the-name has a training state of format 99, not 2',
   });
 });

@@ -64,7 +64,7 @@ describe('readTuningSpecification', () => {
       objective: { kind: 'languageModel', loss: 'completion' },
       schedule: { kind: 'linear', warmupRatio: 0.03 },
       length: { kind: 'epochs', epochs: 1 },
-      savedActivations: 'linear',
+      savedActivations: 'auto',
     });
     const lora = stage({ trainable: { selection: { $case: 'lora', value: {} } } });
     const withLora = resolveStage(read({ ...base, stages: [lora] }).request.specification.stages[0]!, 512);
@@ -119,10 +119,11 @@ describe('readTuningSpecification', () => {
     });
   });
 
-  test('Adafactor and the checkpoint policy arrive', () => {
+  test('Adafactor, the checkpoint policy and the memory limit arrive', () => {
     const { request, violations } = read({
       ...base,
       checkpoints: { everySteps: 50, keep: 3 },
+      memoryLimitBytes: 2 ** 31,
       stages: [
         stage({
           adafactor: { autoLearningRate: true, beta2Decay: -0.7, epsilon2: 0.01, clipThreshold: 2, weightDecay: 0.1, rateGroups: [] },
@@ -131,6 +132,7 @@ describe('readTuningSpecification', () => {
     });
     expect(violations).toEqual([]);
     expect(request.specification).toMatchObject({
+      memoryLimitBytes: 2 ** 31,
       checkpoints: { everySteps: 50, keep: 3 },
       stages: [{ learningRate: 'auto', weightDecay: 0.1, adafactor: { beta2Decay: -0.7, epsilons: [2 ** -23, 0.01], clipThreshold: 2 } }],
     });
@@ -184,12 +186,14 @@ describe('readTuningSpecification', () => {
     const { violations } = read({
       ...base,
       checkpoints: { everySteps: 0, keep: 101 },
+      memoryLimitBytes: -1,
       stages: [stage({ optimizer: {}, adafactor: { learningRate: 2, beta2Decay: 0.1, epsilon1: 0, epsilon2: 2, clipThreshold: 0.5 } })],
     });
     const at = 'specification.stages[0].adafactor';
     expect(violations.map(({ field }) => field).sort()).toEqual([
       'specification.checkpoints.every_steps',
       'specification.checkpoints.keep',
+      'specification.memory_limit_bytes',
       at,
       ...['beta2_decay', 'clip_threshold', 'epsilon1', 'epsilon2', 'learning_rate'].map((field) => `${at}.${field}`),
     ]);

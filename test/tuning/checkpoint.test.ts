@@ -179,6 +179,51 @@ test('a job that dies without warning goes on from its last checkpoint and makes
   expect(resumed.kept.map(({ stage, step }) => [stage, step])).toEqual([[1, 2], [2, 2]]);
 });
 
+describe('memory', () => {
+  const stages = [lora(), { ...STAGE, trainable: { kind: 'full' } as const, steps: 4 }];
+  const spec = { ...specification(stages), checkpoints: { everySteps: 2 } };
+  /** The least that each of the stages, or both, could take. */
+  const least = async (): Promise<number> => Number(((await run(spec, { memoryLimitBytes: 1 })).error as LoricaError).metadata['leastBytes']);
+  const kinds = async (checkpoints: Checkpoints): Promise<readonly string[]> => (await checkpoints.load())!.state.memory.map(({ savedActivations }) => savedActivations);
+
+  test('what was chosen where the job began stays chosen under another limit: the same bytes, in both directions', async () => {
+    const tight = await least();
+    const bytesOf: (readonly string[])[] = [];
+    for (const [first, second, stage] of [[tight, Infinity, 0], [Infinity, tight, 1]] as const) {
+      const whole = new Folder();
+      const straight = await run(spec, { checkpoints: whole, memoryLimitBytes: first });
+      const kept = new Folder();
+      const died = await run(spec, { checkpoints: kept, memoryLimitBytes: first, emit: (event) => { if (event.stage === stage && event.step === 3) throw new Error('killed'); } });
+      expect(died.error).toMatchObject({ message: 'killed' });
+      const resumed = await run(spec, { checkpoints: kept, memoryLimitBytes: second });
+      expect(resumed.steps[0]).toMatchObject({ stage, step: 3 });
+      expect(bytes(resumed.result!.content)).toEqual(bytes(straight.result!.content));
+      expect(await state(kept)).toEqual(await state(whole));
+      expect(await kinds(kept)).toEqual(await kinds(whole));
+      bytesOf.push(bytes(straight.result!.content));
+    }
+    // Otherwise the limit would have changed nothing to begin with.
+    expect(bytesOf[0]).not.toEqual(bytesOf[1]);
+  });
+
+  test('a job that fits in no way is refused before its first step, whatever stage does not, and fits with the least that the refusal names', async () => {
+    const needed = await least();
+    const refused = await run({ ...spec, memoryLimitBytes: needed - 1 });
+    expect(refused).toMatchObject({ error: { code: 'RESOURCE_EXHAUSTED', reason: 'MEMORY_INSUFFICIENT', metadata: { stage: '1', leastBytes: String(needed) } }, steps: [] });
+    const checkpoints = new Folder();
+    const { result } = await run({ ...spec, memoryLimitBytes: needed }, { checkpoints });
+    expect(result).toMatchObject({ steps: 11 });
+    expect(await kinds(checkpoints)).toEqual(['linear', 'layer']);
+  });
+
+  test('a job whose limit was changed goes on', async () => {
+    const checkpoints = new Folder();
+    await run(spec, { checkpoints, emit: ({ step }) => { if (step === 3) throw new Error('killed'); } });
+    const { steps } = await run({ ...spec, memoryLimitBytes: 2 ** 40 }, { checkpoints });
+    expect(steps[0]).toMatchObject({ stage: 0, step: 3 });
+  });
+});
+
 describe('which checkpoint a job goes on from', () => {
   const spec = { ...specification([full]), checkpoints: { everySteps: 2 } };
   const keeping = async (): Promise<Folder> => {
@@ -219,7 +264,7 @@ describe('what ends without a checkpoint', () => {
   test('a store that is full costs the checkpoint, not the job', async () => {
     const lines: string[] = [];
     const checkpoints: Checkpoints = { save: () => Promise.reject(new LoricaError('RESOURCE_EXHAUSTED', 'STORAGE_FULL', 'no space')), load: () => Promise.resolve(undefined) };
-    const { result, kept } = await run({ ...specification([full]), checkpoints: { everySteps: 3 } }, { checkpoints, logger: createLogger('info', (line) => lines.push(line)) });
+    const { result, kept } = await run({ ...specification([full]), checkpoints: { everySteps: 3 } }, { checkpoints, logger: createLogger('error', (line) => lines.push(line)) });
     expect(result).toMatchObject({ steps: 7 });
     expect(kept).toEqual([]);
     expect(lines.map((line) => (JSON.parse(line) as { message: string }).message)).toEqual(Array(2).fill('a checkpoint of a tuning job cannot be stored'));

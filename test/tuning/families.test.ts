@@ -99,7 +99,7 @@ describe.each(Object.keys(GOLDEN.curves))('%s', (family) => {
     const losses: number[] = [];
     const norms: number[] = [];
     await trainStage({
-      ...(await beginStage(working, lease.config, stage, 1)), lease, stage, stageIndex: 0, objective: tokenObjective(ROWS, stage), seed: 1, signal: undefined,
+      ...(await beginStage(working, lease.config, stage, 1)), lease, stage, stageIndex: 0, memory: { savedActivations: 'linear', microBatchTokens: 4096 }, objective: tokenObjective(ROWS, stage), seed: 1, signal: undefined,
       emit: (event) => {
         losses.push(event.loss);
         norms.push(event.gradientNorm);

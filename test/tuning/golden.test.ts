@@ -189,7 +189,7 @@ async function train(lease: BaseLease, begun: Awaited<ReturnType<typeof beginSta
   const losses: number[] = [];
   const norms: number[] = [];
   await trainStage({
-    ...begun, lease, stage, stageIndex: 0, objective: tokenObjective(rows, stage), seed: settings.seed, signal: undefined,
+    ...begun, lease, stage, stageIndex: 0, memory: { savedActivations: 'linear', microBatchTokens: 4096 }, objective: tokenObjective(rows, stage), seed: settings.seed, signal: undefined,
     emit: (event) => {
       losses.push(event.loss);
       norms.push(event.gradientNorm);

@@ -14,6 +14,7 @@ import { resolveStage, type ResolvedStage, type StageSpecification, type Trainab
 import { stageObjective } from '../../src/tuning/stage-objective.js';
 import { labelRow, type StageRows } from '../../src/tuning/stage-rows.js';
 import { trainStage } from '../../src/tuning/trainer.js';
+import type { StageMemory } from '../../src/tuning/memory-budget.js';
 import { TrainingHost, type BaseLease } from '../../src/tuning/training-host.js';
 import { WorkingModel } from '../../src/tuning/working-model.js';
 
@@ -101,10 +102,10 @@ function largestDifference(got: ArrayLike<number>, want: ArrayLike<number>): num
 const lease = (): BaseLease => new TrainingHost(runtime).lease({ key: 'tiny-llama', config: checkpoint.config, weights: checkpoint.weights });
 
 /** How micro-batches are made changes no step. */
-const FORMS: Record<string, { readonly stage: Partial<StageSpecification>; readonly activationBudgetBytes?: number }> = {
-  unpacked: { stage: {} },
-  packed: { stage: { packing: true } },
-  'cut to single rows, from layer inputs alone': { stage: { savedActivations: 'layer' }, activationBudgetBytes: 1 },
+const FORMS: Record<string, { readonly stage: Partial<StageSpecification>; readonly memory: StageMemory }> = {
+  unpacked: { stage: {}, memory: { savedActivations: 'linear', microBatchTokens: 4096 } },
+  packed: { stage: { packing: true }, memory: { savedActivations: 'linear', microBatchTokens: 4096 } },
+  'cut to single rows, from layer inputs alone': { stage: {}, memory: { savedActivations: 'layer', microBatchTokens: 1 } },
 };
 
 test.each([
@@ -112,13 +113,13 @@ test.each([
   ...['classification/lora', 'preference/mixed'].flatMap((label) => Object.keys(FORMS).slice(1).map((form) => [label, form])),
 ])('%s: 100 AdamW steps follow PyTorch, %s', async (label, form) => {
   const golden = GOLDEN.cases[label]!;
-  const { stage: more, ...budget } = FORMS[form]!;
+  const { stage: more, memory } = FORMS[form]!;
   const held = lease();
   const stage = stageOf(label, more);
   const begun = await begin(label, held, stage);
   const objective = await stageObjective(rowsOf(label), stage, held, begun.model);
   const events: StepEvent[] = [];
-  await trainStage({ ...begun, ...budget, lease: held, stage, stageIndex: 0, objective, seed: 1, signal: undefined, emit: (event) => { events.push(event); } });
+  await trainStage({ ...begun, memory, lease: held, stage, stageIndex: 0, objective, seed: 1, signal: undefined, emit: (event) => { events.push(event); } });
   expect(events).toHaveLength(100);
   expect(largestDifference(events.map(({ loss }) => loss), golden.losses)).toBeLessThanOrEqual(1e-5);
   expect(largestDifference(events.map(({ gradientNorm }) => gradientNorm), golden.gradientNorms)).toBeLessThanOrEqual(1e-3);

@@ -61,6 +61,14 @@ async function logits(content: LoraInput | VariantInput): Promise<Float32Array> 
   return result;
 }
 
+/** Cutting changes rounding alone: nothing to see in the first step, little in those that follow from it. */
+function followsCut(whole: readonly StepEvent[], cut: readonly StepEvent[]): void {
+  for (const figure of ['loss', 'gradientNorm'] as const) {
+    expect(Math.abs(cut[0]![figure] / whole[0]![figure] - 1)).toBeLessThanOrEqual(1e-6);
+    whole.forEach((event, i) => expect(Math.abs(cut[i]![figure] / event[figure] - 1)).toBeLessThanOrEqual(1e-5));
+  }
+}
+
 const largestDifference = (a: Float32Array, b: Float32Array): number => a.reduce((most, x, i) => Math.max(most, Math.abs(x - b[i]!)), 0);
 
 describe('a job', () => {
@@ -92,7 +100,7 @@ describe('a job', () => {
   test('does not depend on how micro-batches are cut', async () => {
     const whole = await run(specification({ ...LORA, batchSize: 14 }));
     const cut = await run(specification({ ...LORA, batchSize: 14 }), { activationBudgetBytes: 1 });
-    whole.events.forEach((event, i) => expect(cut.events[i]!.loss).toBeCloseTo(event.loss, 4));
+    followsCut(whole.events, cut.events);
   });
 
   test('does not depend on packing, with dropout or without', async () => {
@@ -122,7 +130,7 @@ describe('LoRA with dropout', () => {
     const first = await run(specification(dropping));
     expect(bytes((await run(specification(dropping))).result.content)).toBe(bytes(first.result.content));
     const cut = await run(specification(dropping), { activationBudgetBytes: 1 });
-    first.events.forEach((event, i) => expect(cut.events[i]!.loss).toBeCloseTo(event.loss, 4));
+    followsCut(first.events, cut.events);
     const without = await run(specification({ ...dropping, trainable: { kind: 'lora', rank: 2, alpha: 8 } }));
     expect(Math.abs(without.events[4]!.loss - first.events[4]!.loss)).toBeGreaterThan(1e-4);
     // B is zero at first, so that dropping inputs of A changes nothing yet.
@@ -148,7 +156,7 @@ describe('DoRA', () => {
     const begun = await beginStage(working, config, stage, 3);
     expect(largestDifference(await logitsNow(), before)).toBeLessThanOrEqual(1e-5);
     const rows = [[5, 9, 33, 70], [12, 9, 8, 7]].map((tokens) => tokenRow({ tokens, lossMask: [true, true, true, true] })!);
-    await trainStage({ ...begun, lease, stage, stageIndex: 0, objective: tokenObjective(rows, stage), seed: 3, emit: () => undefined, signal: undefined });
+    await trainStage({ ...begun, lease, stage, stageIndex: 0, memory: { savedActivations: 'linear', microBatchTokens: 4096 }, objective: tokenObjective(rows, stage), seed: 3, emit: () => undefined, signal: undefined });
     const unmerged = await logitsNow();
     expect(largestDifference(unmerged, before)).toBeGreaterThan(1e-2);
     const content = (await working.content()) as VariantInput;

@@ -94,7 +94,7 @@ export enum ErrorReason {
   ERROR_REASON_STORAGE_LOCKED = "ERROR_REASON_STORAGE_LOCKED",
   /** ERROR_REASON_API_KEY_NOT_FOUND - No such API key that the caller may see. */
   ERROR_REASON_API_KEY_NOT_FOUND = "ERROR_REASON_API_KEY_NOT_FOUND",
-  /** ERROR_REASON_MEMORY_INSUFFICIENT - What was asked for does not fit the memory; the metadata `leastBytes` says what would do. */
+  /** ERROR_REASON_MEMORY_INSUFFICIENT - What was asked for does not fit the memory; the metadata `leastBytes` says what would do. Of a job also where it would go, part by part. */
   ERROR_REASON_MEMORY_INSUFFICIENT = "ERROR_REASON_MEMORY_INSUFFICIENT",
   /** ERROR_REASON_EMBEDDINGS_INVALID - A file of word vectors is damaged, or of a kind that is not read; violations name its lines. */
   ERROR_REASON_EMBEDDINGS_INVALID = "ERROR_REASON_EMBEDDINGS_INVALID",

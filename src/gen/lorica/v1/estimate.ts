@@ -3,6 +3,12 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import {
+  SavedActivations,
+  savedActivationsFromJSON,
+  savedActivationsToJSON,
+  savedActivationsToNumber,
+} from "./tuning.js";
 
 /** What a tuning job will take. */
 
@@ -25,6 +31,8 @@ export interface TuningEstimate {
   memoryLimitBytes: number;
   /** False when the peak is above the limit. */
   fits: boolean;
+  /** Most memory that the job may add to the server: its own memory_limit_bytes or the server's limit for a job, whichever is less. */
+  jobLimitBytes: number;
 }
 
 /** What a stage would take. */
@@ -41,6 +49,10 @@ export interface StageEstimate {
   trainableParameters: number;
   /** Where its memory goes. */
   memory: MemoryPart[];
+  /** What it keeps between forward and backward: as asked for, or chosen by the memory that the job may take. Never UNSPECIFIED. */
+  savedActivations: SavedActivations;
+  /** Padded tokens of a micro-batch at most, chosen by the same; a longer row is a micro-batch of its own. */
+  microBatchTokens: number;
 }
 
 /** A part of a stage's memory. */
@@ -52,7 +64,16 @@ export interface MemoryPart {
 }
 
 function createBaseTuningEstimate(): TuningEstimate {
-  return { stages: [], steps: 0, seconds: 0, memoryBytes: 0, peakMemoryBytes: 0, memoryLimitBytes: 0, fits: false };
+  return {
+    stages: [],
+    steps: 0,
+    seconds: 0,
+    memoryBytes: 0,
+    peakMemoryBytes: 0,
+    memoryLimitBytes: 0,
+    fits: false,
+    jobLimitBytes: 0,
+  };
 }
 
 export const TuningEstimate: MessageFns<TuningEstimate> = {
@@ -77,6 +98,9 @@ export const TuningEstimate: MessageFns<TuningEstimate> = {
     }
     if (message.fits !== false) {
       writer.uint32(56).bool(message.fits);
+    }
+    if (message.jobLimitBytes !== 0) {
+      writer.uint32(64).int64(message.jobLimitBytes);
     }
     return writer;
   },
@@ -150,6 +174,14 @@ export const TuningEstimate: MessageFns<TuningEstimate> = {
             message.fits = reader.bool();
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.jobLimitBytes = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -183,6 +215,11 @@ export const TuningEstimate: MessageFns<TuningEstimate> = {
         ? globalThis.Number(object.memory_limit_bytes)
         : 0,
       fits: isSet(object.fits) ? globalThis.Boolean(object.fits) : false,
+      jobLimitBytes: isSet(object.jobLimitBytes)
+        ? globalThis.Number(object.jobLimitBytes)
+        : isSet(object.job_limit_bytes)
+        ? globalThis.Number(object.job_limit_bytes)
+        : 0,
     };
   },
 
@@ -209,6 +246,9 @@ export const TuningEstimate: MessageFns<TuningEstimate> = {
     if (message.fits !== false) {
       obj.fits = message.fits;
     }
+    if (message.jobLimitBytes !== 0) {
+      obj.jobLimitBytes = Math.round(message.jobLimitBytes);
+    }
     return obj;
   },
 
@@ -224,12 +264,22 @@ export const TuningEstimate: MessageFns<TuningEstimate> = {
     message.peakMemoryBytes = object.peakMemoryBytes ?? 0;
     message.memoryLimitBytes = object.memoryLimitBytes ?? 0;
     message.fits = object.fits ?? false;
+    message.jobLimitBytes = object.jobLimitBytes ?? 0;
     return message;
   },
 };
 
 function createBaseStageEstimate(): StageEstimate {
-  return { rows: 0, steps: 0, tokens: 0, seconds: 0, trainableParameters: 0, memory: [] };
+  return {
+    rows: 0,
+    steps: 0,
+    tokens: 0,
+    seconds: 0,
+    trainableParameters: 0,
+    memory: [],
+    savedActivations: SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
+    microBatchTokens: 0,
+  };
 }
 
 export const StageEstimate: MessageFns<StageEstimate> = {
@@ -251,6 +301,12 @@ export const StageEstimate: MessageFns<StageEstimate> = {
     }
     for (const v of message.memory) {
       MemoryPart.encode(v!, writer.uint32(50).fork()).join();
+    }
+    if (message.savedActivations !== SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED) {
+      writer.uint32(56).int32(savedActivationsToNumber(message.savedActivations));
+    }
+    if (message.microBatchTokens !== 0) {
+      writer.uint32(64).int32(message.microBatchTokens);
     }
     return writer;
   },
@@ -316,6 +372,22 @@ export const StageEstimate: MessageFns<StageEstimate> = {
             message.memory.push(MemoryPart.decode(reader, reader.uint32()));
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.savedActivations = savedActivationsFromJSON(reader.int32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.microBatchTokens = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -340,6 +412,16 @@ export const StageEstimate: MessageFns<StageEstimate> = {
         ? globalThis.Number(object.trainable_parameters)
         : 0,
       memory: globalThis.Array.isArray(object?.memory) ? object.memory.map((e: any) => MemoryPart.fromJSON(e)) : [],
+      savedActivations: isSet(object.savedActivations)
+        ? savedActivationsFromJSON(object.savedActivations)
+        : isSet(object.saved_activations)
+        ? savedActivationsFromJSON(object.saved_activations)
+        : SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED,
+      microBatchTokens: isSet(object.microBatchTokens)
+        ? globalThis.Number(object.microBatchTokens)
+        : isSet(object.micro_batch_tokens)
+        ? globalThis.Number(object.micro_batch_tokens)
+        : 0,
     };
   },
 
@@ -363,6 +445,12 @@ export const StageEstimate: MessageFns<StageEstimate> = {
     if (message.memory?.length) {
       obj.memory = message.memory.map((e) => MemoryPart.toJSON(e));
     }
+    if (message.savedActivations !== SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED) {
+      obj.savedActivations = savedActivationsToJSON(message.savedActivations);
+    }
+    if (message.microBatchTokens !== 0) {
+      obj.microBatchTokens = Math.round(message.microBatchTokens);
+    }
     return obj;
   },
 
@@ -377,6 +465,8 @@ export const StageEstimate: MessageFns<StageEstimate> = {
     message.seconds = object.seconds ?? 0;
     message.trainableParameters = object.trainableParameters ?? 0;
     message.memory = object.memory?.map((e) => MemoryPart.fromPartial(e)) || [];
+    message.savedActivations = object.savedActivations ?? SavedActivations.SAVED_ACTIVATIONS_UNSPECIFIED;
+    message.microBatchTokens = object.microBatchTokens ?? 0;
     return message;
   },
 };

@@ -2509,7 +2509,10 @@ export const TuneServiceService = {
     responseSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
     responseDeserialize: (value: Buffer): Empty => Empty.decode(value),
   },
-  /** Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time. */
+  /**
+   * Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time.
+   * RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT for a job that would be refused when it starts.
+   */
   estimateTuningJob: {
     path: "/lorica.v1.TuneService/EstimateTuningJob" as const,
     requestStream: false as const,
@@ -2573,7 +2576,10 @@ export interface TuneServiceServer extends UntypedServiceImplementation {
   cancelTuningJob: handleUnaryCall<CancelTuningJobRequest, TuningJob>;
   /** Deletes a job that has ended, with its events. The adapter version that it made stays. */
   deleteTuningJob: handleUnaryCall<DeleteTuningJobRequest, Empty>;
-  /** Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time. */
+  /**
+   * Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time.
+   * RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT for a job that would be refused when it starts.
+   */
   estimateTuningJob: handleUnaryCall<EstimateTuningJobRequest, TuningEstimate>;
   /** Watches a job: first what happened already, then what happens; ends with the final resource. */
   watchTuningJob: handleServerStreamingCall<WatchTuningJobRequest, TuningJobEvent>;
@@ -2722,7 +2728,10 @@ export interface TuneServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Empty) => void,
   ): ClientUnaryCall;
-  /** Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time. */
+  /**
+   * Says what a job would take in steps, time and memory, without creating it. It measures for some seconds, one call at a time.
+   * RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT for a job that would be refused when it starts.
+   */
   estimateTuningJob(
     request: EstimateTuningJobRequest,
     callback: (error: ServiceError | null, response: TuningEstimate) => void,

@@ -296,7 +296,7 @@ export function baseWeightsToNumber(object: BaseWeights): number {
 
 /** What is kept between the forward and the backward pass of a layer. */
 export enum SavedActivations {
-  /** SAVED_ACTIVATIONS_UNSPECIFIED - The default: linear. */
+  /** SAVED_ACTIVATIONS_UNSPECIFIED - The default: by memory. */
   SAVED_ACTIVATIONS_UNSPECIFIED = "SAVED_ACTIVATIONS_UNSPECIFIED",
   /** SAVED_ACTIVATIONS_LINEAR - The inputs of the linear layers. */
   SAVED_ACTIVATIONS_LINEAR = "SAVED_ACTIVATIONS_LINEAR",
@@ -385,6 +385,12 @@ export interface TuningSpecification {
    * to 1.3 times the speed, for gradients with a cosine of about 0.998 to the exact ones. Needs base_weights FLOAT32. Default false.
    */
   int8Products: boolean;
+  /**
+   * Most bytes of memory that the job may add to the server; a job that needs more is refused. Stages whose saved_activations is not given keep
+   * less where that makes them fit, and micro-batches are cut smaller. Range 0 to 2^53 - 1. Default 0: the server's limit for a job, which
+   * also holds where it is less.
+   */
+  memoryLimitBytes: number;
   /** When the job keeps checkpoints. Default: the defaults of its fields. */
   checkpoints?: CheckpointPolicy | undefined;
 }
@@ -437,7 +443,7 @@ export interface TuningStage {
   labelTemplate?:
     | LabelTemplate
     | undefined;
-  /** What is kept between forward and backward. Default: linear. */
+  /** What is kept between forward and backward. Default: linear where that fits the memory that the job may take, else layer. */
   savedActivations: SavedActivations;
   /**
    * Put several short rows of a pass one after another into the length of the longest, each seeing only itself. Saves padding where lengths
@@ -780,6 +786,7 @@ function createBaseTuningSpecification(): TuningSpecification {
     alias: "",
     baseWeights: BaseWeights.BASE_WEIGHTS_UNSPECIFIED,
     int8Products: false,
+    memoryLimitBytes: 0,
     checkpoints: undefined,
   };
 }
@@ -806,6 +813,9 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     }
     if (message.int8Products !== false) {
       writer.uint32(72).bool(message.int8Products);
+    }
+    if (message.memoryLimitBytes !== 0) {
+      writer.uint32(56).int64(message.memoryLimitBytes);
     }
     if (message.checkpoints !== undefined) {
       CheckpointPolicy.encode(message.checkpoints, writer.uint32(50).fork()).join();
@@ -882,6 +892,14 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
             message.int8Products = reader.bool();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.memoryLimitBytes = longToNumber(reader.int64());
+            continue;
+          }
           case 6: {
             if (tag !== 50) {
               break;
@@ -927,6 +945,11 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
         : isSet(object.int8_products)
         ? globalThis.Boolean(object.int8_products)
         : false,
+      memoryLimitBytes: isSet(object.memoryLimitBytes)
+        ? globalThis.Number(object.memoryLimitBytes)
+        : isSet(object.memory_limit_bytes)
+        ? globalThis.Number(object.memory_limit_bytes)
+        : 0,
       checkpoints: isSet(object.checkpoints) ? CheckpointPolicy.fromJSON(object.checkpoints) : undefined,
     };
   },
@@ -954,6 +977,9 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     if (message.int8Products !== false) {
       obj.int8Products = message.int8Products;
     }
+    if (message.memoryLimitBytes !== 0) {
+      obj.memoryLimitBytes = Math.round(message.memoryLimitBytes);
+    }
     if (message.checkpoints !== undefined) {
       obj.checkpoints = CheckpointPolicy.toJSON(message.checkpoints);
     }
@@ -972,6 +998,7 @@ export const TuningSpecification: MessageFns<TuningSpecification> = {
     message.alias = object.alias ?? "";
     message.baseWeights = object.baseWeights ?? BaseWeights.BASE_WEIGHTS_UNSPECIFIED;
     message.int8Products = object.int8Products ?? false;
+    message.memoryLimitBytes = object.memoryLimitBytes ?? 0;
     message.checkpoints = (object.checkpoints !== undefined && object.checkpoints !== null)
       ? CheckpointPolicy.fromPartial(object.checkpoints)
       : undefined;
