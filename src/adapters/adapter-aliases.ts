@@ -3,7 +3,7 @@
  * Invariant: an alias points to a version that exists; its etag changes with every move and never comes back.
  */
 import { LoricaError } from '../common/errors.js';
-import { pageCursor, requireResourceId, toPage, type Database, type Page, type PageRequest } from '../storage/index.js';
+import { listNewest, requireResourceId, type Database, type Page, type PageRequest } from '../storage/index.js';
 import type { AdapterAlias, AliasMove, AliasMoveReason } from './adapter.js';
 import { adapterNotFound, ALIAS_COLUMNS, aliasName, type AliasRow, normalDigest, toAlias, versionName } from './adapter-rows.js';
 
@@ -39,13 +39,7 @@ export class AdapterAliases {
 
   /** Newest first. */
   async list(request: PageRequest & { readonly tenant: string; readonly adapter: string }): Promise<Page<AdapterAlias>> {
-    const query = ['aliases', request.tenant, request.adapter];
-    const cursor = pageCursor(request, query);
-    const rows = await this.database.query<AliasRow>(
-      `SELECT ${ALIAS_COLUMNS} FROM adapter_aliases WHERE tenant = $1 AND adapter = $2 AND ordinal < $3 ORDER BY ordinal DESC LIMIT $4`,
-      [request.tenant, request.adapter, cursor.before, cursor.limit + 1],
-    );
-    return toPage(rows, cursor, query, toAlias);
+    return listNewest(this.database, { table: 'adapter_aliases', columns: ALIAS_COLUMNS, where: { tenant: request.tenant, adapter: request.adapter } }, request, toAlias);
   }
 
   /** Points the alias at a version. Pointing it where it points already changes nothing. */

@@ -7,9 +7,8 @@ import {
   type BlobLedger,
   type BlobStore,
   type Database,
-  pageCursor,
+  listNewest,
   requireResourceId,
-  toPage,
   type Page,
   type PageRequest,
 } from '../storage/index.js';
@@ -122,13 +121,7 @@ export class AdapterRegistry {
 
   /** Newest first. */
   async listAdapters(request: PageRequest & { readonly tenant: string }): Promise<Page<Adapter>> {
-    const query = ['adapters', request.tenant];
-    const cursor = pageCursor(request, query);
-    const rows = await this.database.query<AdapterRow>(
-      `SELECT ${ADAPTER_COLUMNS} FROM adapters WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`,
-      [request.tenant, cursor.before, cursor.limit + 1],
-    );
-    return toPage(rows, cursor, query, toAdapter);
+    return listNewest(this.database, { table: 'adapters', columns: ADAPTER_COLUMNS, where: { tenant: request.tenant } }, request, toAdapter);
   }
 
   /** Changes the given fields. ABORTED / ETAG_MISMATCH if `etag` is given and not the adapter's. */
@@ -186,13 +179,7 @@ export class AdapterRegistry {
   /** Newest first. */
   async listVersions(request: OfAdapter): Promise<Page<AdapterVersion>> {
     await this.getAdapter(request.tenant, request.adapter);
-    const query = ['versions', request.tenant, request.adapter];
-    const cursor = pageCursor(request, query);
-    const rows = await this.database.query<VersionRow>(
-      `SELECT ${VERSION_COLUMNS} FROM adapter_versions WHERE tenant = $1 AND adapter = $2 AND ordinal < $3 ORDER BY ordinal DESC LIMIT $4`,
-      [request.tenant, request.adapter, cursor.before, cursor.limit + 1],
-    );
-    return toPage(rows, cursor, query, toVersion);
+    return listNewest(this.database, { table: 'adapter_versions', columns: VERSION_COLUMNS, where: { tenant: request.tenant, adapter: request.adapter } }, request, toVersion);
   }
 
   /** Removes a version; FAILED_PRECONDITION / ADAPTER_IN_USE while an alias points to it. Sequences that run on it keep what they loaded. */

@@ -6,9 +6,8 @@ import { LoricaError } from '../common/errors.js';
 import {
   isUniqueViolation,
   notFound,
-  pageCursor,
+  listNewest,
   requireResourceId,
-  toPage,
   type BlobLedger,
   type BlobStore,
   type Database,
@@ -85,13 +84,7 @@ export class DatasetStore {
 
   /** Newest first. */
   async list(request: PageRequest & { readonly tenant: string }): Promise<Page<Dataset>> {
-    const query = ['datasets', request.tenant];
-    const cursor = pageCursor(request, query);
-    const rows = await this.database.query<DatasetRow>(
-      `SELECT ${COLUMNS} FROM datasets WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`,
-      [request.tenant, cursor.before, cursor.limit + 1],
-    );
-    return toPage(rows, cursor, query, toDataset);
+    return listNewest(this.database, { table: 'datasets', columns: COLUMNS, where: { tenant: request.tenant } }, request, toDataset);
   }
 
   async delete(tenant: string, id: string): Promise<void> {

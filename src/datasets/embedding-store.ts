@@ -10,9 +10,8 @@ import { LoricaError } from '../common/errors.js';
 import {
   isUniqueViolation,
   notFound,
-  pageCursor,
+  listNewest,
   requireResourceId,
-  toPage,
   type BlobLedger,
   type BlobStore,
   type Database,
@@ -93,13 +92,7 @@ export class EmbeddingStore {
 
   /** Newest first. */
   async list(request: PageRequest & { readonly tenant: string }): Promise<Page<Embeddings>> {
-    const query = ['embeddings', request.tenant];
-    const cursor = pageCursor(request, query);
-    const rows = await this.database.query<EmbeddingsRow>(
-      `SELECT ${COLUMNS} FROM embeddings WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`,
-      [request.tenant, cursor.before, cursor.limit + 1],
-    );
-    return toPage(rows, cursor, query, toEmbeddings);
+    return listNewest(this.database, { table: 'embeddings', columns: COLUMNS, where: { tenant: request.tenant } }, request, toEmbeddings);
   }
 
   async delete(tenant: string, id: string): Promise<void> {

@@ -7,5 +7,5 @@ export { openFolderBlobStore } from './folder-blob-store.js';
 export { makeFolder } from './make-folder.js';
 export { BlobLedger } from './blob-ledger.js';
 export { RequestIds, requestDigestOf, type RequestKey } from './request-ids.js';
-export { pageCursor, toPage, type Page, type PageCursor, type PageRequest } from './page.js';
+export { listNewest, pageCursor, toPage, type Page, type PageCursor, type PageRequest } from './page.js';
 export { isResourceId, notFound, requireResourceId } from './names.js';

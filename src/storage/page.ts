@@ -3,6 +3,7 @@
  */
 import { createHash } from 'node:crypto';
 import { invalidFields } from '../common/errors.js';
+import type { Database } from './database.js';
 
 export interface PageRequest {
   /** 1 to 1,000; 0 or absent means 50, more means 1,000. */
@@ -55,4 +56,30 @@ export function toPage<R extends { ordinal: number }, T>(
   const last = items.at(-1);
   const more = rows.length > cursor.limit && last !== undefined;
   return { items: items.map(map), nextPageToken: more ? Buffer.from(`${last.ordinal}.${queryTag(query)}`).toString('base64url') : '' };
+}
+
+/** Names are the program's own, never a caller's. */
+export interface Listing {
+  readonly table: string;
+  readonly columns: string;
+  /** Values of columns that the rows have. */
+  readonly where: Readonly<Record<string, string>>;
+}
+
+/** A page of a table with an `ordinal`, newest first. `map` takes rows of the listed columns. */
+export async function listNewest<T>(
+  database: Pick<Database, 'query'>,
+  { table, columns, where }: Listing,
+  request: PageRequest,
+  map: (row: never) => T,
+): Promise<Page<T>> {
+  const values = Object.values(where);
+  const query = [table, ...values];
+  const cursor = pageCursor(request, query);
+  const conditions = [...Object.keys(where).map((column, i) => `${column} = $${i + 1}`), `ordinal < $${values.length + 1}`];
+  const rows = await database.query<{ ordinal: number }>(
+    `SELECT ${columns} FROM ${table} WHERE ${conditions.join(' AND ')} ORDER BY ordinal DESC LIMIT $${values.length + 2}`,
+    [...values, cursor.before, cursor.limit + 1],
+  );
+  return toPage(rows, cursor, query, (row) => map(row as never));
 }

@@ -8,9 +8,8 @@ import { invalidFields, LoricaError } from '../common/errors.js';
 import {
   isUniqueViolation,
   notFound,
-  pageCursor,
+  listNewest,
   requireResourceId,
-  toPage,
   type Database,
   type Page,
   type PageRequest,
@@ -120,12 +119,7 @@ export class TenantStore {
 
   /** Newest first. */
   async listTenants(request: PageRequest): Promise<Page<Tenant>> {
-    const cursor = pageCursor(request, ['tenants']);
-    const rows = await this.database.query<TenantRow>(
-      'SELECT id, ordinal, display_name, create_time FROM tenants WHERE ordinal < $1 ORDER BY ordinal DESC LIMIT $2',
-      [cursor.before, cursor.limit + 1],
-    );
-    return toPage(rows, cursor, ['tenants'], toTenant);
+    return listNewest(this.database, { table: 'tenants', columns: 'id, ordinal, display_name, create_time', where: {} }, request, toTenant);
   }
 
   /** A new key; `secret` is not kept and cannot be shown again. */
@@ -147,13 +141,7 @@ export class TenantStore {
 
   /** Newest first, revoked ones too. */
   async listApiKeys(request: PageRequest & { readonly tenant: string }): Promise<Page<ApiKey>> {
-    const query = ['apiKeys', request.tenant];
-    const cursor = pageCursor(request, query);
-    const rows = await this.database.query<KeyRow>(
-      `SELECT ${KEY_COLUMNS} FROM api_keys WHERE tenant = $1 AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3`,
-      [request.tenant, cursor.before, cursor.limit + 1],
-    );
-    return toPage(rows, cursor, query, toApiKey);
+    return listNewest(this.database, { table: 'api_keys', columns: KEY_COLUMNS, where: { tenant: request.tenant } }, request, toApiKey);
   }
 
   /** From now on the key proves nothing. Revoking twice changes nothing. */
