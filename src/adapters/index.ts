@@ -17,7 +17,7 @@ export type {
   VariantArchitecture,
   VariantInput,
 } from './adapter.js';
-export { labelViolations, LEAST_LABELS, MOST_LABELS } from './classification-head.js';
+export { HEAD_FILE, headSettings, labelViolations, LEAST_LABELS, MOST_LABELS } from './classification-head.js';
 export { AdapterRegistry, type AdapterUpdate, type NewVersion } from './adapter-registry.js';
 export type { AliasListener, MoveAlias } from './adapter-aliases.js';
 export { adapterName, adapterNotFound, aliasName, parseReference, versionName } from './adapter-rows.js';

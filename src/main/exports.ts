@@ -3,9 +3,9 @@
  * that died left behind is removed when the server starts (`clearExports`). Invariant: a file is never sent before it is complete.
  */
 import { createReadStream } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { AdapterContent } from '../adapters/index.js';
+import { HEAD_FILE, headSettings, type AdapterContent } from '../adapters/index.js';
 import { exportCheckpoint, sha256File, type Checkpoint } from '../models/checkpoint.js';
 import type { ExportedFiles, ExportFormat } from '../services/index.js';
 
@@ -25,6 +25,8 @@ export async function writeExport(checkpoint: Checkpoint, change: AdapterContent
       await exportCheckpoint(checkpoint, join(folder, `${checkpoint.id}.${storage}.gguf`), { kind: 'gguf', storage }, change);
     } else {
       await exportCheckpoint(checkpoint, folder, { kind: 'huggingFace', dtype: format.type }, change);
+      // What config.json can not say: the template that texts are read by.
+      if (change?.head !== undefined) await writeFile(join(folder, HEAD_FILE), `${JSON.stringify(headSettings(change.head), null, 2)}\n`);
     }
     const names = (await readdir(folder)).sort();
     const files = await Promise.all(

@@ -182,17 +182,19 @@ function checkDivisors(scaling: RopeScaling | undefined, count: number): FieldVi
 
 /**
  * A config.json that `parseHfConfig` and transformers read back to the same config. Divisors and layers that differ in width have no
- * counterpart there and are refused.
+ * counterpart there and are refused. With `labels` it is the config of the family's class for sequence classification, which pads with the
+ * end of text; MODEL_UNSUPPORTED where transformers has no such class.
  */
-export function toHfConfig(config: DecoderConfig, dtype: 'float32' | 'float16' | 'bfloat16'): Json {
+export function toHfConfig(config: DecoderConfig, dtype: 'float32' | 'float16' | 'bfloat16', labels?: readonly string[]): Json {
   const { hf, positions, title } = familyOf(config);
   if (config.intermediateSizes !== undefined) throw unsupported('feed-forward units that differ in width in a Hugging Face folder');
+  if (labels !== undefined && hf.classifierName === undefined) throw unsupported(`a classification head in the ${title} family, for which transformers has no class,`);
   const has = (feature: string): boolean => hf.features?.includes(feature) === true;
   if (config.slidingWindowTokens !== undefined && !has('sliding_window')) throw unsupported(`a sliding window in the ${title} family`);
   const key = (usual: string): string => hf.keys?.[usual] ?? usual;
   const activation = Object.entries(ACTIVATIONS).find(([name, kind]) => kind === (config.activation ?? 'silu') && (hf.defaults?.['hidden_act'] ?? name) === name);
   return {
-    architectures: [hf.className],
+    architectures: [labels === undefined ? hf.className : hf.classifierName],
     model_type: hf.modelType,
     torch_dtype: dtype,
     vocab_size: config.vocabSize,
@@ -210,5 +212,11 @@ export function toHfConfig(config: DecoderConfig, dtype: 'float32' | 'float16' |
     ...hf.write?.(config),
     bos_token_id: config.bosTokenId ?? null,
     eos_token_id: config.eosTokenIds.length === 1 ? config.eosTokenIds[0] : config.eosTokenIds,
+    ...(labels !== undefined && {
+      id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])),
+      label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
+      problem_type: 'single_label_classification',
+      pad_token_id: config.eosTokenIds[0] ?? null,
+    }),
   };
 }

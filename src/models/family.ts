@@ -45,6 +45,8 @@ export interface HfFormat {
   readonly modelType: string;
   /** The class in `architectures`. */
   readonly className: string;
+  /** The class with a head over labels; absent where transformers has none. */
+  readonly classifierName?: string;
   /** Keys of config.json that are not the usual ones: usual → this family's. */
   readonly keys?: Readonly<Record<string, string>>;
   /** What the reference class takes where config.json says nothing, by usual key. */

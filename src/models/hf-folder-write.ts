@@ -10,8 +10,15 @@ import { float32ToBfloat16, float32ToFloat16 } from '../tensor/half.js';
 import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
 import { storageError, streamSafetensors, writeAtomically, type TensorLayout } from '../tensor/safetensors-write.js';
 import type { WeightSource } from './checkpoint-types.js';
+import { CLASSIFICATION_HEAD_WEIGHT, HEAD_WEIGHT } from './decoder.js';
 import { storedTensors, transpose, type StoredTensor } from './checkpoint-layout.js';
 import { toHfConfig, weightShapes, type DecoderConfig } from './config.js';
+
+/** Rows of scores of labels from the last token's hidden state, [labels, C]. */
+export interface LabelHead {
+  readonly labels: readonly string[];
+  readonly weight: Float32Array;
+}
 
 export interface HfFolderContent {
   readonly config: DecoderConfig;
@@ -20,16 +27,22 @@ export interface HfFolderContent {
   readonly dtype: 'float32' | 'float16' | 'bfloat16';
   readonly tokenizerJson: unknown;
   readonly tokenizerConfig: unknown;
+  /** Makes it a model for sequence classification (`score.weight`), without the language model's head where that is a tensor of its own. */
+  readonly head?: LabelHead;
 }
 
-/** Throws GRAPH_INVALID when a tensor is missing or of another size, STORAGE_FULL or STORAGE_FAILED when it can't be written. */
+/** Throws MODEL_UNSUPPORTED for what the format can't say, GRAPH_INVALID when a tensor is missing or of another size, STORAGE_FULL or STORAGE_FAILED when it can't be written. */
 export async function writeHfFolder(path: string, content: HfFolderContent): Promise<void> {
-  const { config, dtype } = content;
+  const { config, dtype, head } = content;
+  const settings = toHfConfig(config, dtype, head?.labels);
   const shapes = weightShapes(config);
-  const stored = new Map(storedTensors(config).map((tensor) => [tensor.name, tensor]));
-  const layout: TensorLayout = new Map([...stored].map(([name, { shape }]) => [name, { dtype, shape }]));
+  const left = head === undefined ? undefined : HEAD_WEIGHT;
+  const stored = new Map(storedTensors(config).filter(({ parts }) => parts[0] !== left).map((tensor) => [tensor.name, tensor]));
+  const shapeOfHead = head === undefined ? [] : [[CLASSIFICATION_HEAD_WEIGHT, { shape: [head.labels.length, config.hiddenSize] }] as const];
+  const layout: TensorLayout = new Map([...stored, ...shapeOfHead].map(([name, { shape }]) => [name, { dtype, shape }]));
   const read = async (name: string): Promise<TypedArray> => {
-    const values = await joined(content.tensors, stored.get(name) as StoredTensor, shapes);
+    const tensor = stored.get(name);
+    const values = tensor === undefined ? head!.weight : await joined(content.tensors, tensor, shapes);
     return dtype === 'float32' ? values : dtype === 'float16' ? float32ToFloat16(values) : float32ToBfloat16(values);
   };
   const json = (name: string, value: unknown): Promise<void> => writeAtomically(join(path, name), [Buffer.from(JSON.stringify(value, null, 2) + '\n')]);
@@ -39,7 +52,7 @@ export async function writeHfFolder(path: string, content: HfFolderContent): Pro
   await streamSafetensors(join(path, 'model.safetensors'), layout, read, { format: 'pt' });
   await json('tokenizer.json', content.tokenizerJson);
   await json('tokenizer_config.json', content.tokenizerConfig);
-  await json('config.json', toHfConfig(config, dtype));
+  await json('config.json', settings);
 }
 
 /** A stored tensor made of its parts. */

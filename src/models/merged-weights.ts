@@ -6,6 +6,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { toFloat32, type HostTensor } from '../tensor/host-tensor.js';
 import type { Checkpoint, WeightSource } from './checkpoint-types.js';
 import type { DecoderConfig } from './config.js';
+import type { LabelHead } from './hf-folder-write.js';
 import { variantConfig, variantOrigin, type VariantArchitecture } from './variant-architecture.js';
 
 /** weight + scaling · b · a */
@@ -18,11 +19,15 @@ export interface LowRankChange {
   readonly b: Float32Array;
 }
 
-export type WeightChange =
+export type WeightChange = (
   /** By module name, `model.layers.0.self_attn.q_proj`. */
   | { readonly kind: 'lora'; readonly modules: ReadonlyMap<string, LowRankChange> }
   /** Whole tensors by their Hugging Face name, and the architecture where it is not the base's. */
-  | { readonly kind: 'variant'; readonly tensors: ReadonlyMap<string, HostTensor>; readonly architecture?: VariantArchitecture };
+  | { readonly kind: 'variant'; readonly tensors: ReadonlyMap<string, HostTensor>; readonly architecture?: VariantArchitecture }
+) & {
+  /** Scores labels in the language model head's place. */
+  readonly head?: LabelHead;
+};
 
 /** The model that the change makes: its config, and its weights by their names in it. `change` must fit the base, as the adapter registry checks. */
 export function mergedModel(base: Pick<Checkpoint, 'config' | 'weights'>, change: WeightChange): { readonly config: DecoderConfig; readonly weights: Pick<WeightSource, 'float32'> } {

@@ -1,13 +1,14 @@
 /** Checkpoints out over gRPC and through `lorica export`: what arrives opens as the same model, with an adapter merged in where one is named. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { exportTarget } from '../../src/cli/export.js';
 import { ExportType, type LoricaClient } from '../../src/client/index.js';
 import { Xoshiro128 } from '../../src/common/random.js';
-import { openCheckpoint } from '../../src/models/checkpoint.js';
+import { exportCheckpoint, openCheckpoint } from '../../src/models/checkpoint.js';
+import { toHfConfig } from '../../src/models/config.js';
 import { hostTensor, type HostTensor } from '../../src/tensor/host-tensor.js';
-import { safetensorsPieces } from '../../src/tensor/safetensors.js';
+import { readSafetensorsHeader, readTensor, safetensorsPieces } from '../../src/tensor/safetensors.js';
 import { collect, failure, startHarness, TINY, type Harness } from './harness.js';
 
 const MODULE = 'model.layers.1.self_attn.q_proj';
@@ -89,6 +90,71 @@ test('an adapter version is merged: W + scaling B A', async () => {
     });
     expect(worst).toBeLessThan(1e-6);
   }
+});
+
+describe('an adapter version with a classification head', () => {
+  const labels = ['bad', 'good', 'neither'];
+  const template = 'Review: {text}';
+  const weight = Float32Array.from({ length: 3 * 64 }, (_, i) => Math.sin(i));
+  let headed: string;
+
+  beforeAll(async () => {
+    const name = `base_model.model.${MODULE}.lora_`;
+    const { a, b, inputs } = matrices;
+    const tensors = new Map<string, HostTensor>([
+      [`${name}A.weight`, hostTensor('float32', [RANK, inputs], a)],
+      [`${name}B.weight`, hostTensor('float32', [b.length / RANK, RANK], b)],
+      ['base_model.model.score.weight', hostTensor('float32', [3, 64], weight)],
+    ]);
+    const settings = { peft_type: 'LORA', task_type: 'SEQ_CLS', r: RANK, lora_alpha: RANK * SCALING, target_modules: ['q_proj'], bias: 'none', modules_to_save: ['score'] };
+    const files = {
+      'adapter_config.json': Buffer.from(JSON.stringify(settings)),
+      'adapter_model.safetensors': Buffer.concat([...safetensorsPieces(tensors)]),
+      'classification_head.json': Buffer.from(JSON.stringify({ id2label: { 0: 'bad', 1: 'good', 2: 'neither' }, prompt_template: template })),
+    };
+    headed = (await client.adapters.importAdapter({ parent: 'tenants/-', adapterId: 'headed', baseModel: 'models/m' }, files)).name;
+  });
+
+  test('is a folder of LlamaForSequenceClassification: the merged layers, score.weight, and labels in config.json', async () => {
+    await exportTarget(headed, { ...options('headed'), format: 'huggingface', type: 'float32' });
+    const folder = join(harness.folder, 'headed');
+    expect(readdirSync(folder).sort()).toEqual(['classification_head.json', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']);
+    const json = (file: string): unknown => JSON.parse(readFileSync(join(folder, file), 'utf8'));
+    expect(json('config.json')).toMatchObject({
+      architectures: ['LlamaForSequenceClassification'], model_type: 'llama', id2label: { 0: 'bad', 1: 'good', 2: 'neither' }, label2id: { bad: 0, good: 1, neither: 2 },
+      pad_token_id: 2, problem_type: 'single_label_classification',
+    });
+    expect(json('classification_head.json')).toEqual({ id2label: { 0: 'bad', 1: 'good', 2: 'neither' }, prompt_template: template });
+    const file = await readSafetensorsHeader(join(folder, 'model.safetensors'));
+    expect((await readTensor(file, 'score.weight')).data).toEqual(weight);
+    const plain = await weightsOf(join(harness.folder, 'merged'));
+    for (const name of file.tensors.keys()) if (name !== 'score.weight') expect((await readTensor(file, name)).data).toEqual(plain.get(name));
+    expect([...file.tensors.keys()].sort()).toEqual([...plain.keys(), 'score.weight'].sort());
+  });
+
+  test('has no head of the language model where that is a tensor of its own', async () => {
+    const base = await openCheckpoint(TINY);
+    const untied = { ...base, config: { ...base.config, tieWordEmbeddings: false }, weights: { ...base.weights, float32: (name: string) => base.weights.float32(name === 'lm_head.weight' ? 'model.embed_tokens.weight' : name) } };
+    const folder = join(harness.folder, 'untied');
+    const change = { kind: 'lora', modules: new Map(), head: { labels, weight } } as const;
+    await exportCheckpoint(untied, folder, { kind: 'huggingFace', dtype: 'bfloat16' }, change);
+    const names = [...(await readSafetensorsHeader(join(folder, 'model.safetensors'))).tensors.keys()];
+    expect(names).toContain('score.weight');
+    expect(names).not.toContain('lm_head.weight');
+    await exportCheckpoint(untied, join(harness.folder, 'untied-lm'), { kind: 'huggingFace', dtype: 'bfloat16' });
+    expect([...(await readSafetensorsHeader(join(harness.folder, 'untied-lm', 'model.safetensors'))).tensors.keys()]).toContain('lm_head.weight');
+    await base.close();
+  });
+
+  test('is refused by name as GGUF, and as a folder of a family for which transformers has no such class; nothing is left', async () => {
+    const gguf = collect(client.models.exportCheckpoint({ target: headed, format: { $case: 'gguf', value: {} } }));
+    expect(await failure(gguf)).toMatchObject({ code: 'FAILED_PRECONDITION', reason: 'MODEL_UNSUPPORTED', message: expect.stringContaining('a classification head (3 labels) can not be written as GGUF') });
+    expect(leftovers()).toEqual([]);
+    const base = await openCheckpoint(TINY);
+    const { config } = base;
+    await base.close();
+    expect(() => toHfConfig({ ...config, family: 'granite' }, 'float32', labels)).toThrow('a classification head in the Granite');
+  });
 });
 
 describe('refused', () => {

@@ -46,6 +46,7 @@ export const GEMMA2: Family = {
   hf: {
     modelType: 'gemma2',
     className: 'Gemma2ForCausalLM',
+    classifierName: 'Gemma2ForSequenceClassification',
     keys: KEYS,
     defaults: {
       head_dim: 256, max_position_embeddings: 8192, hidden_act: 'gelu_pytorch_tanh', tie_word_embeddings: true, query_pre_attn_scalar: 256, sliding_window: 4096,
@@ -73,6 +74,7 @@ export const GEMMA3: Family = {
   hf: {
     modelType: 'gemma3_text',
     className: 'Gemma3ForCausalLM',
+    classifierName: 'Gemma3TextForSequenceClassification',
     keys: KEYS,
     defaults: {
       head_dim: 256, max_position_embeddings: 131072, hidden_act: 'gelu_pytorch_tanh', tie_word_embeddings: true, query_pre_attn_scalar: 256, sliding_window: 4096,

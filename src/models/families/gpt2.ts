@@ -15,6 +15,7 @@ export const GPT2: Family = {
   hf: {
     modelType: 'gpt2',
     className: 'GPT2LMHeadModel',
+    classifierName: 'GPT2ForSequenceClassification',
     keys: {
       hidden_size: 'n_embd',
       num_hidden_layers: 'n_layer',

@@ -9,7 +9,7 @@ export const LLAMA: Family = {
   gated: true,
   positions: 'rotary',
   outputBias: true,
-  hf: { modelType: 'llama', className: 'LlamaForCausalLM', defaults: { max_position_embeddings: 2048 }, features: ['attention_bias', 'mlp_bias'] },
+  hf: { modelType: 'llama', className: 'LlamaForCausalLM', classifierName: 'LlamaForSequenceClassification', defaults: { max_position_embeddings: 2048 }, features: ['attention_bias', 'mlp_bias'] },
 };
 
 export const MISTRAL: Family = {
@@ -19,6 +19,7 @@ export const MISTRAL: Family = {
   hf: {
     modelType: 'mistral',
     className: 'MistralForCausalLM',
+    classifierName: 'MistralForSequenceClassification',
     defaults: { num_key_value_heads: 8, max_position_embeddings: 131072, sliding_window: 4096 },
     features: ['sliding_window'],
     read: (fields) => fields.window(),

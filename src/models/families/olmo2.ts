@@ -8,5 +8,5 @@ export const OLMO2: Family = {
   title: 'OLMo 2',
   norms: { afterAttention: 'post_attention_layernorm', afterFeedForward: 'post_feedforward_layernorm' },
   queryKeyNorm: 'projection',
-  hf: { modelType: 'olmo2', className: 'Olmo2ForCausalLM', defaults: { max_position_embeddings: 2048, rms_norm_eps: 1e-5 }, features: ['attention_bias'] },
+  hf: { modelType: 'olmo2', className: 'Olmo2ForCausalLM', classifierName: 'Olmo2ForSequenceClassification', defaults: { max_position_embeddings: 2048, rms_norm_eps: 1e-5 }, features: ['attention_bias'] },
 };

@@ -12,6 +12,7 @@ export const PHI3: Family = {
   hf: {
     modelType: 'phi3',
     className: 'Phi3ForCausalLM',
+    classifierName: 'Phi3ForSequenceClassification',
     defaults: { max_position_embeddings: 4096, original_max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
     features: ['sliding_window', 'partial_rotary_factor'],
     read: (fields) => fields.window(),

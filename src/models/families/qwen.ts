@@ -27,6 +27,7 @@ export const QWEN2: Family = {
   hf: {
     modelType: 'qwen2',
     className: 'Qwen2ForCausalLM',
+    classifierName: 'Qwen2ForSequenceClassification',
     defaults: { max_position_embeddings: 32768, sliding_window: 4096 },
     features: WINDOW,
     read: (fields) => ({ attentionBias: true, ...upperWindow(fields) }),
@@ -42,6 +43,7 @@ export const QWEN3: Family = {
   hf: {
     modelType: 'qwen3',
     className: 'Qwen3ForCausalLM',
+    classifierName: 'Qwen3ForSequenceClassification',
     defaults: { head_dim: 128, max_position_embeddings: 32768, sliding_window: 4096 },
     features: ['attention_bias', ...WINDOW],
     read: upperWindow,
