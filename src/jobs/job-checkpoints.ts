@@ -1,7 +1,8 @@
 /**
  * Checkpoints of jobs: opaque bytes in the blob store, one row each, found again after a restart.
  * Invariants: a checkpoint is listed only when all its bytes are durable; only the run that holds the job can add one; the bytes are compared with
- * their sha256 before a job goes on from them; of a job the newest few and the best remain.
+ * their sha256 before a job goes on from them; of a job the newest few and the best remain, and none beyond the last one saved: a job that begins
+ * anew, or goes on from an earlier one, has given those up.
  * What the bytes mean is the handler's.
  */
 import { LoricaError } from '../common/errors.js';
@@ -44,7 +45,7 @@ export interface NewCheckpoint extends Pick<JobCheckpoint, 'step' | 'stage' | 's
 
 /** The checkpoints of a job, for the run that holds it. */
 export interface RunCheckpoints {
-  /** Resolves when the checkpoint is durable; one of the same step is replaced. Rejects with JOB_LOST when another run has the job. */
+  /** Resolves when the checkpoint is durable; one of the same step is replaced, those of later steps go. Rejects with JOB_LOST when another run has the job. */
   save(checkpoint: NewCheckpoint, pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<JobCheckpoint>;
   /** The newest whose bytes are whole, with the file that holds them; damaged ones are passed over. */
   newest(): Promise<(JobCheckpoint & { readonly path: string }) | undefined>;
@@ -106,8 +107,9 @@ export class JobCheckpoints {
         const replaced = await this.storage.ledger.release(tx, checkpointName(job, checkpoint.step));
         const row = await insert(tx, job, checkpoint, staged);
         await this.storage.ledger.keep(tx, staged, checkpointName(job, checkpoint.step));
+        const givenUp = await this.giveUpBeyond(tx, job, checkpoint.step);
         const outdated = await this.retain(tx, job, Math.max(1, checkpoint.keepNewest));
-        return { row, released: [...replaced, ...outdated] };
+        return { row, released: [...replaced, ...givenUp, ...outdated] };
       });
     } catch (error) {
       await staged.discard();
@@ -152,6 +154,11 @@ export class JobCheckpoints {
   onSaved(listener: (checkpoint: JobCheckpoint) => void): () => void {
     this.savedListeners.add(listener);
     return () => void this.savedListeners.delete(listener);
+  }
+
+  /** Drops those of later steps. They would else pass for newer, and push out what the job saves now. */
+  private async giveUpBeyond(tx: Database, job: string, step: number): Promise<readonly string[]> {
+    return this.releaseBytes(tx, job, await tx.query('DELETE FROM job_checkpoints WHERE job = $1 AND step > $2 RETURNING step', [job, step]));
   }
 
   /** Drops all but the newest `count` and the best. */

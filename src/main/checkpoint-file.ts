@@ -5,7 +5,7 @@
 import { LoricaError } from '../common/errors.js';
 import type { HostTensor } from '../tensor/host-tensor.js';
 import { readSafetensorsHeader, readTensor, safetensorsPieces } from '../tensor/safetensors.js';
-import { CHECKPOINT_FORMAT, type CheckpointState, type StoredCheckpoint, type TrainingCheckpoint } from '../tuning/index.js';
+import type { CheckpointState, StoredCheckpoint, TrainingCheckpoint } from '../tuning/index.js';
 
 const STATE = 'lorica.training';
 
@@ -17,7 +17,10 @@ export function checkpointPieces({ state, tensors }: TrainingCheckpoint): Genera
   return safetensorsPieces(host, { [STATE]: JSON.stringify(state) });
 }
 
-/** Opens a file that `checkpointPieces` made. Throws CHECKPOINT_MISSING or CHECKPOINT_CORRUPT, the latter also for another format's state. */
+/**
+ * Opens a file that `checkpointPieces` made. Of a state whose format is not CHECKPOINT_FORMAT only `format` may be relied on: a job passes it over.
+ * Throws CHECKPOINT_MISSING or CHECKPOINT_CORRUPT, the latter also where there is no state.
+ */
 export async function openCheckpointFile(name: string, path: string): Promise<StoredCheckpoint> {
   const file = await readSafetensorsHeader(path);
   const state = readState(name, file.metadata[STATE]);
@@ -30,11 +33,15 @@ export async function openCheckpointFile(name: string, path: string): Promise<St
 }
 
 function readState(name: string, json: string | undefined): CheckpointState {
-  const state = json === undefined ? undefined : (JSON.parse(json) as CheckpointState);
-  if (state?.format === CHECKPOINT_FORMAT) return state;
-  throw new LoricaError(
-    'FAILED_PRECONDITION',
-    'CHECKPOINT_CORRUPT',
-    `${name} has a training state of format ${state?.format ?? 'none'}, not ${CHECKPOINT_FORMAT}`,
-  );
+  const state = json === undefined ? undefined : parsed(json);
+  if (typeof state?.format === 'number') return state as CheckpointState;
+  throw new LoricaError('FAILED_PRECONDITION', 'CHECKPOINT_CORRUPT', `${name} has no training state`);
+}
+
+function parsed(json: string): Partial<CheckpointState> | undefined {
+  try {
+    return (JSON.parse(json) as Partial<CheckpointState> | null) ?? undefined;
+  } catch {
+    return undefined;
+  }
 }

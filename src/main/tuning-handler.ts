@@ -38,11 +38,13 @@ export interface TuningHandlerDependencies {
 /** Among so many of a job's newest events is a step, if it has made one: between two steps come at most a few others. */
 const LOOKED_AT_EVENTS = 16;
 
-/** Tells what was not reported yet from what a job does again, with the same numbers, after it died. */
-function notIn(newestFirst: readonly unknown[]): (event: StepEvent | EvaluationEvent) => boolean {
+/** Tells what was not reported yet from what a job does again, with the same numbers, after it was interrupted. */
+function notIn(newestFirst: readonly unknown[]): (event: StepEvent | EvaluationEvent | EmbeddingsEvent) => boolean {
   const events = newestFirst as readonly (StepEvent | EvaluationEvent | CheckpointEvent | EmbeddingsEvent)[];
   const last = events.find((event): event is StepEvent => !('kind' in event));
   return (event) => {
+    // The model is edited again whenever the job begins or goes on; it was reported before the first step.
+    if ('kind' in event && event.kind === 'embeddings') return last === undefined && !events.some((one) => 'kind' in one && one.kind === 'embeddings');
     if (last === undefined || event.stage !== last.stage || event.step !== last.step) {
       return last === undefined || event.stage > last.stage || (event.stage === last.stage && event.step > last.step);
     }
@@ -75,7 +77,10 @@ export function tuningHandler({ models, datasets, embeddings, adapters, host, me
             const options = { ...(maxWords === undefined ? {} : { maxWords }), ...(stop === undefined ? {} : { signal: stop }) };
             return (await readEmbeddingFolder(folder, options)).vectors;
           }),
-        onEmbeddings: (report) => context.emit({ kind: 'embeddings', report } satisfies EmbeddingsEvent),
+        onEmbeddings: async (report) => {
+          const event: EmbeddingsEvent = { kind: 'embeddings', report };
+          if (isNew(event)) await context.emit(event);
+        },
         emit: async (event: StepEvent) => {
           metrics.tuningStepsTotal.inc({ tenant });
           metrics.tuningTokensTotal.inc({ tenant }, event.tokens);

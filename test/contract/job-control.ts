@@ -210,6 +210,7 @@ export function jobControlContract(open: () => Promise<Temporary<Database>>): vo
       test('are listed newest first, in pages, with what is known of them', async () => {
         const { name } = await create();
         const fence = await claimed(name);
+        await store.checkpoints.save(name, fence, at(0, { keepNewest: 5 }), bytes('state 0'));
         const saved = await store.checkpoints.save(
           name,
           fence,
@@ -227,7 +228,6 @@ export function jobControlContract(open: () => Promise<Temporary<Database>>): vo
           evaluation: { accuracy: 0.5 },
           createTime: expect.any(Date),
         });
-        await store.checkpoints.save(name, fence, at(0, { keepNewest: 5 }), bytes('state 0'));
         await store.checkpoints.save(name, fence, at(7, { keepNewest: 5 }), bytes('state 7'));
         const page = await store.checkpoints.list(name, { pageSize: 2 });
         expect(page.items.map(({ step }) => step)).toEqual([7, 3]);
@@ -257,6 +257,20 @@ export function jobControlContract(open: () => Promise<Temporary<Database>>): vo
           [6, true],
           [5, false],
         ]);
+      });
+
+      test('one of an earlier step, of a job that began anew, takes the place of all beyond it, the best among them', async () => {
+        const { name } = await create();
+        const fence = await claimed(name);
+        const save = (step: number, text: string, more: object = {}) => store.checkpoints.save(name, fence, at(step, more), bytes(text));
+        const passedOver = await save(8, 'state 8 of the first beginning', { best: true });
+        await save(9, 'state 9 of the first beginning');
+        await save(1, 'state 1 of the second');
+        expect(await listed(name)).toEqual([1]);
+        expect((await store.checkpoints.newest(name, () => undefined))?.step).toBe(1);
+        expect(await blobs.has(passedOver.sha256)).toBe(false);
+        await save(2, 'state 2 of the second');
+        expect(await listed(name)).toEqual([2, 1]);
       });
 
       test('a write that breaks off, and one of a run that lost its job, leave nothing', async () => {

@@ -40,11 +40,16 @@ test('a checkpoint comes back as it went: its state, its shapes and every bit of
   await expect(stored.read('model/c')).rejects.toMatchObject({ reason: 'CHECKPOINT_MISSING' });
 });
 
-test('a file of another format is refused by name', async () => {
+test('a file of another format opens with its format, whatever else its state has: the job decides', async () => {
   const path = join(folder, 'other');
-  await writeSafetensors(path, new Map(), { 'lorica.training': JSON.stringify({ ...STATE, format: 99 }) });
-  await expect(openCheckpointFile('the-name', path)).rejects.toMatchObject({
-    reason: 'CHECKPOINT_CORRUPT',
-    message: 'the-name has a training state of format 99, not 2',
-  });
+  await writeSafetensors(path, new Map(), { 'lorica.training': JSON.stringify({ format: 99 }) });
+  expect(await openCheckpointFile('the-name', path)).toMatchObject({ name: 'the-name', state: { format: 99 } });
 });
+
+test.each([['no state', {}], ['a state without a format', { 'lorica.training': '{"stage":1}' }], ['a state that is no JSON', { 'lorica.training': '{' }], ['null', { 'lorica.training': 'null' }]])(
+  'a file with %s is refused by name', async (_what, metadata) => {
+    const path = join(folder, 'stateless');
+    await writeSafetensors(path, new Map(), metadata);
+    await expect(openCheckpointFile('the-name', path)).rejects.toMatchObject({ reason: 'CHECKPOINT_CORRUPT', message: 'the-name has no training state' });
+  },
+);

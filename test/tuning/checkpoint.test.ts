@@ -10,9 +10,9 @@ import { checkpointPieces, openCheckpointFile } from '../../src/main/checkpoint-
 import { openCheckpoint, type Checkpoint } from '../../src/models/checkpoint.js';
 import type { PromptExample } from '../../src/models/prompt.js';
 import { Runtime } from '../../src/runtime/index.js';
-import { writeAtomically } from '../../src/tensor/safetensors-write.js';
+import { writeAtomically, writeSafetensors } from '../../src/tensor/safetensors-write.js';
 import {
-  runTuning, TrainingHost, type CheckpointEvent, type Checkpoints, type StageSpecification, type StepEvent, type StoredCheckpoint, type TuningInput, type TuningResult, type TuningSpecification,
+  CHECKPOINT_FORMAT, runTuning, TrainingHost, type CheckpointEvent, type Checkpoints, type StageSpecification, type StepEvent, type StoredCheckpoint, type TuningInput, type TuningResult, type TuningSpecification,
 } from '../../src/tuning/index.js';
 
 let runtime: Runtime;
@@ -242,6 +242,16 @@ describe('which checkpoint a job goes on from', () => {
     const { steps } = await run(more.specification ?? spec, { checkpoints: await keeping(), logger: logged(lines), ...more });
     expect(steps[0]!.step).toBe(1);
     expect(JSON.parse(lines[0]!)).toMatchObject({ level: 'warn', message: 'a checkpoint does not fit its job, which begins anew', differs });
+  });
+
+  test('not one of another format, as an upgrade leaves it behind: the job begins anew', async () => {
+    const checkpoints = await keeping();
+    await writeSafetensors(join(folder, checkpoints.names.at(-1)!), new Map(), { 'lorica.training': JSON.stringify({ format: CHECKPOINT_FORMAT - 1, stage: 0, step: 2 }) });
+    const lines: string[] = [];
+    const { steps, result } = await run(spec, { checkpoints, logger: logged(lines) });
+    expect(JSON.parse(lines[0]!)).toMatchObject({ level: 'warn', message: 'a checkpoint does not fit its job, which begins anew', differs: 'the format' });
+    expect(steps[0]!.step).toBe(1);
+    expect(bytes(result!.content)).toEqual(bytes((await run(spec)).result!.content));
   });
 
   test('one whose job had another number of checkpoints to keep', async () => {
