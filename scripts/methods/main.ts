@@ -22,13 +22,13 @@ interface Settings {
 }
 
 const EMBEDDED: Settings = {
-  rates: { whole: 5e-4, lora: 2e-3, small: 1e-2 },
+  rates: { whole: 5e-4, lora: 2e-3, head: 2e-3, small: 1e-2 },
   sizes: { trainRows: 640, heldOutRows: 400, sourceRows: 60 },
   epochs: 2,
   environment: { LORICA_SERVING_FORM: 'float32' },
 };
 const PRETRAINED: Settings = {
-  rates: { whole: 5e-5, lora: 2e-4, small: 1e-3 },
+  rates: { whole: 5e-5, lora: 2e-4, head: 1e-3, small: 1e-3 },
   sizes: { trainRows: 240, heldOutRows: 200, sourceRows: 32 },
   epochs: 1,
   environment: {},

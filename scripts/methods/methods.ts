@@ -10,6 +10,8 @@ export interface Rates {
   readonly lora: number;
   /** Gains and biases alone. */
   readonly small: number;
+  /** Of a classification head, which starts from nothing, and LoRA beside it. */
+  readonly head: number;
 }
 
 export interface MethodInput {
@@ -132,7 +134,7 @@ export const METHODS: readonly Method[] = [
       ],
     }),
   },
-  one('classification', 'classification head, LoRA beside it', 'lora', () => lora(), () => ({ classification: {} })),
+  one('classification', 'classification head, LoRA beside it', 'head', () => lora(), () => ({ classification: {}, length: { $case: 'epochs', value: 4 } })),
   {
     id: 'preference',
     title: 'preferences (DPO), LoRA',
