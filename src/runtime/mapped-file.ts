@@ -1,6 +1,6 @@
 /**
- * Files mapped into memory, for weights that lie in a file as the graphs want them: nothing is read ahead of use or copied, processes on one
- * machine share the pages, and pages that a session has packed into its own form can be given back, since the file still has them.
+ * Files mapped into memory, for weights that lie in a file as the graphs want them: nothing is copied, processes on one machine share
+ * the pages, and pages that a session has packed into its own form can be given back, since the file still has them.
  * Invariants: a mapping lives until its buffer is collected, so no typed array over it ever dangles; it is read-only (a write ends the process). A
  * mapped file may be deleted or replaced, never cut or written in place. Where the C library is not glibc on Linux nothing is mapped.
  */
