@@ -3,8 +3,8 @@
  * layer's weights as inputs. This file lowers one decoder layer and cuts it into a forward and a backward segment.
  * Invariants: activations are [B*T, C] at every border; weights are [out, in]; B and T are symbolic; the backward segment computes
  * only what the trainable set needs and takes from the forward segment only what it would otherwise have to recompute.
- * It must not run anything. Linear layers are in training-form-linear.ts, attention in training-form-attention.ts, the embedding and
- * the head in training-form-ends.ts.
+ * It must not run anything. Linear layers are in training-form-linear.ts, attention in training-form-attention.ts, the embedding in
+ * training-form-ends.ts and the head in training-form-head.ts.
  */
 import { backward, customVjp } from '../autodiff/index.js';
 import { extract, Graph, ops, type Dim, type Value } from '../onnx/index.js';

@@ -1,13 +1,16 @@
 /**
- * The two ends of a pass: embedding lookup and its gradient, and the head with the loss in pieces of rows where the loss counts. The head
- * is the language model's or a classification head.
+ * The two ends of a pass: embedding lookup and its gradient, and the head with the loss in pieces of rows where the loss counts, each in up to three
+ * runs: losses, gradient of the rows, gradient of the table. The head is the language model's or a classification head.
  * Invariant: gradients of a tied embedding get the head's part first (written or added), then the lookup's (added).
  */
 import { weightShapes, type DecoderConfig } from '../models/config.js';
 import { CLASSIFICATION_HEAD_WEIGHT, EMBEDDING_WEIGHT, FINAL_NORM_BIAS, FINAL_NORM_WEIGHT, HEAD_WEIGHT, POSITION_WEIGHT } from '../models/decoder.js';
 import { EMBEDDING_DROPOUT_MASK } from '../models/training-form-dropout.js';
-import { embeddingGradientSegment, embeddingSegment, headSegment, logitsSegment, scatterRowsSegment, type HeadKind } from '../models/training-form-ends.js';
+import { embeddingGradientSegment, embeddingSegment, scatterRowsSegment } from '../models/training-form-ends.js';
+import { headInputSegment, headLossSegment, headTableSegment, logitsSegment, outputBlocks, type HeadInputs } from '../models/training-form-head.js';
+import type { Graph } from '../onnx/index.js';
 import type { Binding, Runtime, Session, Tensor } from '../runtime/index.js';
+import { Activations } from './activations.js';
 import type { MicroBatch } from './batches.js';
 import type { StageModel } from './layer-pass.js';
 import { headRows } from './segment-size.js';
@@ -43,14 +46,30 @@ function withPlainLogits(config: DecoderConfig): DecoderConfig {
   return rest;
 }
 
+/** A run for the first piece of a step, and for those that add to it. */
+type Adding = Readonly<Record<'write' | 'add', Step>>;
+
 export class HeadPass {
+  private readonly blocks: ReturnType<typeof outputBlocks>;
+  /** Differences and factors of one piece, between its runs. */
+  private readonly kept: Activations;
+
   private constructor(
     private readonly runtime: Runtime,
     private readonly hiddenSize: number,
-    private readonly kind: Omit<HeadKind, 'adding'>,
-    private readonly steps: Readonly<Record<'embed' | 'losses' | 'write' | 'add' | 'scatter' | 'logits', Step>>,
+    private readonly outputs: number,
+    private readonly inputGradient: boolean,
+    private readonly steps: Readonly<Record<'embed' | 'losses' | 'differences' | 'scatter' | 'logits', Step>>,
+    /** Where the rows or the final norm need a gradient, and where the table does. */
+    private readonly inputSteps: Adding | undefined,
+    private readonly tableSteps: Adding | undefined,
     private readonly lookups: readonly Lookup[],
-  ) {}
+    /** Views of the table and its gradient, a block each. */
+    private readonly views: readonly Tensor[],
+  ) {
+    this.blocks = outputBlocks(outputs);
+    this.kept = new Activations(runtime);
+  }
 
   /** `inputGradient`: something below the head is trained; `dropoutScale`: what kept embeddings are multiplied by, where some are dropped. */
   static async create(lease: BaseLease, model: StageModel, inputGradient: boolean, choice: HeadChoice, dropoutScale?: number): Promise<HeadPass> {
@@ -60,39 +79,45 @@ export class HeadPass {
     const headName = choice === 'classification' ? CLASSIFICATION_HEAD_WEIGHT : tied ? EMBEDDING_WEIGHT : HEAD_WEIGHT;
     const table = await model.tensor(EMBEDDING_WEIGHT);
     const head = tied ? table : await model.tensor(headName);
-    const shapes = weightShapes(config);
-    const norm = { gain: await model.tensor(FINAL_NORM_WEIGHT), ...(shapes.has(FINAL_NORM_BIAS) ? { bias: await model.tensor(FINAL_NORM_BIAS) } : {}) };
     const outputs = head.shape[0]!;
+    const shapes = weightShapes(config);
     const trained = (name: string): boolean => parameters?.has(name) === true;
-    const kind = { outputs, trainHead: trained(headName), trainNorm: trained(FINAL_NORM_WEIGHT), trainNormBias: trained(FINAL_NORM_BIAS), inputGradient };
-    const gradients: Readonly<Record<string, Tensor>> = {
-      ...(kind.trainHead ? { head: parameters!.gradient(headName) } : {}),
-      ...(kind.trainNorm ? { norm: parameters!.gradient(FINAL_NORM_WEIGHT) } : {}),
-      ...(kind.trainNormBias ? { normBias: parameters!.gradient(FINAL_NORM_BIAS) } : {}),
-    };
-    const bound = async (key: string, build: () => ReturnType<typeof embeddingSegment>, tensors: Readonly<Record<string, Tensor>>): Promise<Step> => {
+    const views: Tensor[] = [];
+    const blocks = (name: string, tensor: Tensor): Record<string, Tensor> => Object.fromEntries(outputBlocks(outputs).map(({ start, size }, i) => {
+      const view = tensor.view([size, config.hiddenSize], start * config.hiddenSize);
+      views.push(view);
+      return [`${name}.${i}`, view];
+    }));
+    const given: Record<string, Tensor> = { ...blocks('table', head), gain: await model.tensor(FINAL_NORM_WEIGHT) };
+    if (shapes.has(FINAL_NORM_BIAS)) given['bias'] = await model.tensor(FINAL_NORM_BIAS);
+    const results: Record<string, Tensor> = trained(headName) ? blocks('gradient.head', parameters!.gradient(headName)) : {};
+    if (trained(FINAL_NORM_WEIGHT)) results['gradient.norm'] = parameters!.gradient(FINAL_NORM_WEIGHT);
+    if (trained(FINAL_NORM_BIAS)) results['gradient.normBias'] = parameters!.gradient(FINAL_NORM_BIAS);
+    for (const [name, gradient] of Object.entries(results)) given[name.replace('gradient', 'sum')] = gradient;
+
+    const bound = async (key: string, build: () => Graph, tensors: Readonly<Record<string, Tensor>> = given): Promise<Step> => {
       const session = await lease.session(key, build);
       const binding = session.binding();
       for (const { name } of session.inputs) if (tensors[name] !== undefined) binding.input(name, tensors[name]);
+      for (const { name } of session.outputs) if (results[name] !== undefined) binding.output(name, results[name]);
       return { session, binding };
     };
-    const sums = Object.fromEntries(Object.entries(gradients).map(([name, gradient]) => [`sum.${name}`, gradient]));
     const scored = choice === 'languageModel' ? config : withPlainLogits(config);
-    const headStep = async (step: HeadKind): Promise<Step> => {
-      const made = await bound(`head:${choice}:${JSON.stringify(step)}`, () => headSegment(scored, step), { table: head, ...norm, ...sums });
-      if (step.trainHead) made.binding.output('gradient.head', gradients['head']!);
-      if (step.trainNorm) made.binding.output('gradient.norm', gradients['norm']!);
-      if (step.trainNormBias === true) made.binding.output('gradient.normBias', gradients['normBias']!);
-      return made;
-    };
+    const key = `${choice}:${outputs}`;
+    const adding = async (make: (adding: boolean) => Promise<Step>): Promise<Adding> => ({ write: await make(false), add: await make(true) });
+    const wanted: HeadInputs = { inputGradient, trainNorm: trained(FINAL_NORM_WEIGHT), trainNormBias: trained(FINAL_NORM_BIAS) };
+    const inputSteps = Object.values(wanted).includes(true)
+      ? await adding((add) => bound(`head-input:${key}:${JSON.stringify(wanted)}:${add}`, () => headInputSegment(scored, outputs, wanted, add)))
+      : undefined;
+    const tableSteps = trained(headName) ? await adding((add) => bound(`head-table:${key}:${add}`, () => headTableSegment(scored, outputs, add))) : undefined;
+
     const positions: Readonly<Record<string, Tensor>> = shapes.has(POSITION_WEIGHT) ? { position_table: await model.tensor(POSITION_WEIGHT) } : {};
     const steps = {
       embed: await bound(`embedding:${dropoutScale ?? ''}`, () => embeddingSegment(config, dropoutScale), { table, ...positions }),
-      losses: await headStep({ outputs, trainHead: false, trainNorm: false, inputGradient: false, adding: false }),
-      write: await headStep({ ...kind, adding: false }),
-      add: await headStep({ ...kind, adding: true }),
-      scatter: await bound('scatter-rows', () => scatterRowsSegment(config), {}),
-      logits: await bound(`logits:${choice}:${outputs}`, () => logitsSegment(scored, outputs), { ...norm, table: head }),
+      losses: await bound(`head-loss:${key}:false`, () => headLossSegment(scored, outputs, false)),
+      differences: await bound(`head-loss:${key}:true`, () => headLossSegment(scored, outputs, true)),
+      scatter: await bound('scatter-rows', () => scatterRowsSegment(config)),
+      logits: await bound(`logits:${key}`, () => logitsSegment(scored, outputs), { ...given, table: head }),
     };
     const lookup = async (of: Lookup['of'], name: string, writtenBefore: boolean): Promise<Lookup[]> => {
       if (!trained(name)) return [];
@@ -101,7 +126,7 @@ export class HeadPass {
       return [{ of, gradient, writtenBefore, ...step }];
     };
     const lookups = [...(await lookup('tokens', EMBEDDING_WEIGHT, tied)), ...(await lookup('positions', POSITION_WEIGHT, false))];
-    return new HeadPass(runtime, config.hiddenSize, kind, steps, lookups);
+    return new HeadPass(runtime, config.hiddenSize, outputs, inputGradient, steps, inputSteps, tableSteps, lookups, views);
   }
 
   /** tokens [B,T] at positions [B,T] → x [B·T, C]; `mask` [B·T, C] where embeddings are dropped. */
@@ -117,7 +142,7 @@ export class HeadPass {
   async losses(x: Tensor, batch: MicroBatch, signal: AbortSignal | undefined): Promise<Float32Array> {
     const pieces = new Pieces(this.runtime, batch);
     try {
-      for (const { start, size } of pieces.of(this.rows(1))) {
+      for (const { start, size } of pieces.of(this.rows)) {
         const { session, binding } = this.steps.losses;
         binding.input('x', x).input('rows', pieces.rows(start, size)).input('targets', pieces.targets(start, size)).output('losses', pieces.losses(start, size));
         await session.run(binding, { lane, signal });
@@ -138,20 +163,30 @@ export class HeadPass {
     const allWeights = this.runtime.empty('float32', [count]);
     if (typeof weights === 'number') allWeights.f32().fill(weights);
     else allWeights.f32().set(weights);
-    const pieceGradients = this.runtime.empty('float32', [this.kind.inputGradient ? count : 0, this.hiddenSize]);
+    const pieceGradients = this.runtime.empty('float32', [this.inputGradient ? count : 0, this.hiddenSize]);
+    const run = async ({ session, binding }: Step): Promise<void> => session.run(binding, { lane, signal });
     try {
-      const { inputGradient, trainHead } = this.kind;
-      for (const { start, size } of pieces.of(this.rows(1 + Number(inputGradient) + Number(trainHead)))) {
-        const { session, binding } = this.steps[adding || start > 0 ? 'add' : 'write'];
-        binding.input('x', x).input('rows', pieces.rows(start, size)).input('targets', pieces.targets(start, size));
-        binding.input('weights', pieces.view(allWeights, [size], start)).output('losses', pieces.losses(start, size));
-        if (this.kind.inputGradient) binding.output('dx', pieces.view(pieceGradients, [size, this.hiddenSize], start * this.hiddenSize));
-        await session.run(binding, { lane, signal });
+      for (const { start, size } of pieces.of(this.rows)) {
+        const rows = pieces.rows(start, size);
+        this.kept.resize(size);
+        const { binding } = this.steps.differences;
+        binding.input('x', x).input('rows', rows).input('targets', pieces.targets(start, size)).input('weights', pieces.view(allWeights, [size], start));
+        binding.output('losses', pieces.losses(start, size)).output('factor', this.factor());
+        this.eachDifference((name, difference) => binding.output(name, difference));
+        await run(this.steps.differences);
+        for (const steps of [this.inputSteps, this.tableSteps]) {
+          if (steps === undefined) continue;
+          const step = steps[adding || start > 0 ? 'add' : 'write'];
+          step.binding.input('x', x).input('rows', rows).input('factor', this.factor());
+          this.eachDifference((name, difference) => step.binding.input(name, difference));
+          if (steps === this.inputSteps && this.inputGradient) step.binding.output('dx', pieces.view(pieceGradients, [size, this.hiddenSize], start * this.hiddenSize));
+          await run(step);
+        }
       }
-      if (this.kind.inputGradient) {
-        const { session, binding } = this.steps.scatter;
+      if (this.inputGradient) {
+        const { binding } = this.steps.scatter;
         binding.input('x', x).input('rows', pieces.rows(0, count)).input('updates', pieceGradients).output('dx', dx);
-        await session.run(binding, { lane, signal });
+        await run(this.steps.scatter);
       }
       return pieces.allLosses();
     } finally {
@@ -194,21 +229,31 @@ export class HeadPass {
     }
   }
 
-  /** Rows of one piece, for a run with so many products. */
-  private rows(products: number): number {
-    return headRows(this.kind.outputs, this.hiddenSize, products);
+  /** Rows of one piece. */
+  private get rows(): number {
+    return headRows(this.outputs, this.hiddenSize);
+  }
+
+  /** [N,1] of the current piece. */
+  private factor(): Tensor {
+    return this.kept.get('factor', 1);
+  }
+
+  /** [N,size] of the current piece, a block each. */
+  private eachDifference(visit: (name: string, difference: Tensor) => void): void {
+    for (const [i, { size }] of this.blocks.entries()) visit(`difference.${i}`, this.kept.get(`difference.${i}`, size));
   }
 
   /** Logits [rows.length, outputs] of flat positions of x [M,C], piece by piece into one array. */
   async logits(x: Tensor, positions: readonly number[], signal: AbortSignal | undefined): Promise<Float32Array> {
-    const result = this.runtime.empty('float32', [positions.length, this.kind.outputs]);
+    const result = this.runtime.empty('float32', [positions.length, this.outputs]);
     const rows = this.runtime.from(positions, 'int64', [positions.length]);
     const { session, binding } = this.steps.logits;
-    const most = this.rows(1);
+    const most = this.rows;
     for (let start = 0; start < positions.length; start += most) {
       const size = Math.min(most, positions.length - start);
       const piece = rows.view([size], start);
-      const logits = result.view([size, this.kind.outputs], start * this.kind.outputs);
+      const logits = result.view([size, this.outputs], start * this.outputs);
       binding.input('x', x).input('rows', piece).output('logits', logits);
       await session.run(binding, { lane, signal });
       for (const tensor of [piece, logits]) tensor.dispose();
@@ -218,7 +263,9 @@ export class HeadPass {
   }
 
   dispose(): void {
-    for (const { binding } of [...Object.values(this.steps), ...this.lookups]) binding.dispose();
+    for (const { binding } of [this.steps, this.inputSteps ?? {}, this.tableSteps ?? {}, this.lookups].flatMap((steps) => Object.values<Step>(steps))) binding.dispose();
+    for (const view of this.views) view.dispose();
+    this.kept.dispose();
   }
 }
 

@@ -56,8 +56,8 @@ const INT8_PRODUCTS_BYTES = 1.5;
 const WIDE_TEMPORARIES = 5;
 const NARROW_TEMPORARIES = 8;
 const SCORE_TEMPORARIES = 3;
-/** Logits, their exponentials and the difference that the gradient is made of. */
-const LOGIT_TEMPORARIES = 3;
+/** Logits, and the differences that gradients are made of. */
+const LOGIT_TEMPORARIES = 2;
 /** Inputs, targets and counts of a token. */
 const BYTES_PER_DATA_TOKEN = 9;
 
@@ -82,7 +82,7 @@ export function memoryParts({ frozenLinear, frozenOther, trained, moments }: Mem
   const { hiddenSize: c, heads } = config;
   const widest = Math.max(config.intermediateSize, ...(config.intermediateSizes ?? []));
   const layer = 4 * tokens * (WIDE_TEMPORARIES * widest + NARROW_TEMPORARIES * c + SCORE_TEMPORARIES * heads * longestTokens);
-  const head = 4 * LOGIT_TEMPORARIES * Math.min(tokens, headRows(outputs, c, 2)) * outputs;
+  const head = 4 * LOGIT_TEMPORARIES * Math.min(tokens, headRows(outputs, c)) * outputs;
   const linearBytes = BYTES_PER_WEIGHT[use.weights] + (use.int8Products ? INT8_PRODUCTS_BYTES : 0);
   return [
     { what: 'frozen weights', bytes: linearBytes * frozenLinear + 4 * frozenOther },

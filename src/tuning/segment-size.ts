@@ -14,11 +14,11 @@ const LEAST_LAYER_TOKENS = 512;
 const OTHER_PRODUCTS = 0.5;
 const MOST_TOKENS = 4096;
 
-/** Of one piece of the head; softmax and the sum into the head's gradient take the rest of the time. */
+/** Of one run over a piece of the head, a product each; reading the whole table, and writing its gradient, take the rest of the time. */
 const HEAD_OPERATIONS = 14e9;
 const LEAST_HEAD_ROWS = 64;
 const MOST_HEAD_ROWS = 1024;
-/** Outputs of one piece of the head take at most this many bytes. */
+/** A value for every output takes at most this many bytes in one piece of the head. */
 const OUTPUT_BYTES = 32 * 2 ** 20;
 
 /**
@@ -40,8 +40,8 @@ export function layerTokens(config: DecoderConfig, trained: Iterable<readonly [s
   return Math.min(MOST_TOKENS, Math.max(LEAST_LAYER_TOKENS, Math.floor(LAYER_OPERATIONS / most)));
 }
 
-/** Rows of one piece of a head with `outputs` outputs; `products`: how many products with its weights a run computes, 1 to 3. */
-export function headRows(outputs: number, hiddenSize: number, products: number): number {
-  const byOperations = Math.max(LEAST_HEAD_ROWS, HEAD_OPERATIONS / (2 * outputs * hiddenSize * products));
+/** Rows of one piece of a head with `outputs` outputs. */
+export function headRows(outputs: number, hiddenSize: number): number {
+  const byOperations = Math.max(LEAST_HEAD_ROWS, HEAD_OPERATIONS / (2 * outputs * hiddenSize));
   return Math.max(16, Math.floor(Math.min(MOST_HEAD_ROWS, OUTPUT_BYTES / (4 * outputs), byOperations) / 16) * 16);
 }

@@ -3,7 +3,8 @@ import { describe, expect, test } from '@jest/globals';
 import type { DecoderConfig } from '../../src/models/config.js';
 import type { LinearModule } from '../../src/models/decoder.js';
 import { layerForward, layerParameters, layerSegments, type LayerKind } from '../../src/models/training-form.js';
-import { embeddingGradientSegment, headSegment } from '../../src/models/training-form-ends.js';
+import { embeddingGradientSegment } from '../../src/models/training-form-ends.js';
+import { headInputSegment, headLossSegment, headTableSegment, outputBlocks } from '../../src/models/training-form-head.js';
 import type { Graph } from '../../src/onnx/index.js';
 
 const CONFIG: DecoderConfig = {
@@ -12,6 +13,7 @@ const CONFIG: DecoderConfig = {
 };
 const inputs = (graph: Graph): string[] => graph.inputs.map((value) => value.name);
 const outputs = (graph: Graph): string[] => graph.outputs.map((value) => value.name);
+const products = (graph: Graph): number => graph.nodes.filter((node) => ['MatMul', 'FusedMatMul', 'Gemm'].includes(node.operator)).length;
 const lora = (...modules: LinearModule[]): LayerKind['lora'] => new Map(modules.map((module) => [module, { rank: 2, scaling: 2 }]));
 const kind = (part: Partial<LayerKind>): LayerKind => ({ lora: new Map(), trainable: new Set(), inputGradient: true, saved: 'linear', ...part });
 const LORA_Q = new Set(['self_attn.q_proj.lora_A.weight', 'self_attn.q_proj.lora_B.weight']);
@@ -50,7 +52,6 @@ describe('forward', () => {
 });
 
 describe('backward', () => {
-  const products = (graph: Graph): number => graph.nodes.filter((node) => ['MatMul', 'FusedMatMul', 'Gemm'].includes(node.operator)).length;
 
   test('gives the gradients asked for, and dx only where something below is trained', () => {
     const both = layerSegments(CONFIG, kind({ lora: lora('self_attn.q_proj'), trainable: LORA_Q }));
@@ -82,12 +83,29 @@ describe('backward', () => {
 });
 
 describe('head', () => {
-  test('gives the losses, and gradients only of what is trained', () => {
-    const head = (part: Partial<Parameters<typeof headSegment>[1]>): string[] => outputs(headSegment(CONFIG, { outputs: CONFIG.vocabSize, trainHead: false, trainNorm: false, inputGradient: true, adding: false, ...part }));
-    expect(head({})).toEqual(['losses', 'dx']);
-    expect(head({ inputGradient: false })).toEqual(['losses']);
-    expect(head({ trainHead: true, trainNorm: true })).toEqual(['losses', 'dx', 'gradient.head', 'gradient.norm']);
-    expect(inputs(headSegment(CONFIG, { outputs: CONFIG.vocabSize, trainHead: true, trainNorm: true, inputGradient: true, adding: true }))).toEqual(expect.arrayContaining(['sum.head', 'sum.norm']));
+  const { vocabSize } = CONFIG;
+  const nothing = { inputGradient: false, trainNorm: false, trainNormBias: false };
+
+  test('gives the losses, and on demand what gradients are made of', () => {
+    expect(outputs(headLossSegment(CONFIG, vocabSize, false))).toEqual(['losses']);
+    expect(outputs(headLossSegment(CONFIG, vocabSize, true))).toEqual(['losses', 'factor', 'difference.0']);
+  });
+
+  test('has a product for each gradient, and gradients only of what is trained', () => {
+    expect(outputs(headInputSegment(CONFIG, vocabSize, { ...nothing, inputGradient: true }, true))).toEqual(['dx']);
+    const both = headInputSegment(CONFIG, vocabSize, { ...nothing, inputGradient: true, trainNorm: true }, true);
+    expect(outputs(both)).toEqual(['dx', 'gradient.norm']);
+    expect(inputs(both)).toContain('sum.norm');
+    expect(inputs(headTableSegment(CONFIG, vocabSize, true))).toContain('sum.head.0');
+    expect([headLossSegment(CONFIG, vocabSize, true), both, headTableSegment(CONFIG, vocabSize, false)].map(products)).toEqual([1, 1, 1]);
+  });
+
+  test('takes a vocabulary in blocks that cover it, none with rows a multiple of 4,096 bytes apart unless it is the rest', () => {
+    for (const count of [2, 6160, 49_152, 151_936]) {
+      const blocks = outputBlocks(count);
+      expect(blocks.reduce((next, { start, size }) => (start === next ? start + size : Number.NaN), 0)).toBe(count);
+      for (const { size } of blocks.slice(0, -1)) expect(size % 1024).not.toBe(0);
+    }
   });
 
   test("the embedding's gradient writes each row of the table once: distinct tokens, no scattered duplicates", () => {
