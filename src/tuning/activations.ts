@@ -1,31 +1,31 @@
 /**
- * Memory of activations: buffers of [capacity, width] rows that are viewed at the size of the current micro-batch and grow when a
+ * Memory of activations: buffers of [capacity, width] rows that are viewed at the size of the current micro-batch and made anew when a
  * larger one comes. Views are made once per size, so that bindings which use them need no rebinding while the size stays.
  */
 import { attentionKinds, ropeTables, rotaryWidth, type AttentionKind, type DecoderConfig } from '../models/config.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 import type { Place } from './batches.js';
+import type { LentMemory } from './lent-memory.js';
 
 class Buffer {
-  private flat: Tensor | undefined;
-  private current: Tensor | undefined;
-  constructor(private readonly runtime: Runtime, private readonly width: number) {}
+  private current: Tensor;
+
+  /** Takes over `all`, [capacity, width]. */
+  constructor(private readonly all: Tensor, private readonly width: number) {
+    this.current = all.view(all.shape);
+  }
 
   /** The first `rows` rows; what they held is lost when the number changes. */
   rows(rows: number): Tensor {
-    if (this.current?.shape[0] === rows) return this.current;
-    this.current?.dispose();
-    if (this.flat === undefined || this.flat.shape[0]! < rows) {
-      this.flat?.dispose();
-      this.flat = this.runtime.empty('float32', [rows, this.width]);
-    }
-    this.current = this.flat.view([rows, this.width]);
+    if (this.current.shape[0] === rows) return this.current;
+    this.current.dispose();
+    this.current = this.all.view([rows, this.width]);
     return this.current;
   }
 
   dispose(): void {
-    this.current?.dispose();
-    this.flat?.dispose();
+    this.current.dispose();
+    this.all.dispose();
   }
 }
 
@@ -33,24 +33,34 @@ class Buffer {
 export class Activations {
   private readonly buffers = new Map<string, Buffer>();
   private rowCount = 0;
+  private capacity = 0;
 
-  constructor(private readonly runtime: Runtime) {}
+  /** `lent`: where buffers may lie that are done with early. */
+  constructor(private readonly runtime: Runtime, private readonly lent?: LentMemory) {}
 
   /** Rows (B·T) of the micro-batch that comes next. */
   resize(rows: number): void {
     this.rowCount = rows;
+    if (rows <= this.capacity) return;
+    this.dispose();
+    this.capacity = rows;
   }
 
-  /** The buffer `name` as [rows, width]. */
-  get(name: string, width: number): Tensor {
+  /** The buffer `name` as [rows, width]. `until`: the layer whose backward run is the last to read it, where there is one. */
+  get(name: string, width: number, until?: number): Tensor {
     let buffer = this.buffers.get(name);
-    if (buffer === undefined) this.buffers.set(name, (buffer = new Buffer(this.runtime, width)));
+    if (buffer === undefined) {
+      const lent = until === undefined ? undefined : this.lent?.lend(this.capacity, width, until);
+      buffer = new Buffer(lent ?? this.runtime.empty('float32', [this.capacity, width]), width);
+      this.buffers.set(name, buffer);
+    }
     return buffer.rows(this.rowCount);
   }
 
   dispose(): void {
     for (const buffer of this.buffers.values()) buffer.dispose();
     this.buffers.clear();
+    this.lent?.takeBack();
   }
 }
 

@@ -151,3 +151,8 @@ export function cutByTokens(batches: readonly (readonly number[])[], lengths: re
   }
   return result;
 }
+
+/** Whether `cutByTokens` leaves every step of `batchSize` rows and one batch whole, whichever rows it gets. */
+export function neverCut(batchSize: number, lengths: readonly number[], maxTokens: number): boolean {
+  return Math.min(batchSize, lengths.length) * padded(lengths.reduce((most, length) => Math.max(most, length), 1)) <= maxTokens;
+}

@@ -115,7 +115,7 @@ async function estimateStage({ host, specification, signal }: EstimateInput, con
     const perEpoch = stepsPerEpoch(rows, stage.batchSize, stage.accumulationSteps);
     const steps = stage.length.kind === 'steps' ? stage.length.steps : stage.length.epochs * perEpoch;
     const meanTokens = objective.lengths.reduce((sum, length) => sum + length, 0) / objective.lengths.length;
-    const memory = partsOf(budgeted, { ...chosen, microBatchTokens: epoch.largestTokens });
+    const memory = partsOf(budgeted, chosen, epoch.largestTokens);
     return { rows, steps, tokens: Math.round((steps / perEpoch) * meanTokens * rows), seconds: (steps * (passMs + optimizerMs)) / 1000, trainableParameters: elements, memory, chosen };
   } finally {
     pass?.dispose();

@@ -150,7 +150,7 @@ export class LayerPass {
   }
 
   private savedTensor(saved: LayerSegments['saved'][number], activations: Activations): Tensor {
-    return activations.get(`${this.index}/${saved.name}`, saved.shape[1] as number);
+    return activations.get(`${this.index}/${saved.name}`, saved.shape[1] as number, this.index);
   }
 
   /** Elements kept per token of the micro-batch, the layer's input included. */

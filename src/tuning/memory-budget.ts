@@ -9,7 +9,7 @@ import type { DropoutRates } from '../models/architecture.js';
 import type { DecoderConfig } from '../models/config.js';
 import { padded } from './batches.js';
 import { maskBytesPerToken, modelDropout } from './dropout.js';
-import { adafactorMoments, memoryCounts, memoryParts, savedBytesPerToken, totalBytes, type MemoryCounts, type MemoryPart, type MemoryUse } from './memory-plan.js';
+import { adafactorMoments, layerBytes, lentBytes, memoryCounts, memoryParts, savedBytesPerToken, totalBytes, type LayerBytes, type MemoryCounts, type MemoryPart, type MemoryUse } from './memory-plan.js';
 import { layerTokens } from './segment-size.js';
 import { selectTrainable } from './selection.js';
 import type { ResolvedStage, SavedActivations, TuningSpecification } from './specification.js';
@@ -26,13 +26,15 @@ export interface StageMemory {
 /** A stage before the choice. */
 export interface BudgetedStage {
   readonly counts: MemoryCounts;
-  readonly use: Omit<MemoryUse, 'microBatchTokens' | 'savedBytesPerToken'>;
-  /** Bytes that a token keeps, and padded tokens beyond which a native run would be long, by what is kept. */
-  readonly kinds: Readonly<Record<SavedActivations, { readonly bytesPerToken: number; readonly mostTokens: number }>>;
+  readonly use: Omit<MemoryUse, 'microBatchTokens' | 'savedBytesPerToken' | 'lentBytes'>;
+  /** Bytes that a token keeps, layer by layer too, and padded tokens beyond which a native run would be long, by what is kept. */
+  readonly kinds: Readonly<Record<SavedActivations, { readonly bytesPerToken: number; readonly layers: readonly LayerBytes[]; readonly mostTokens: number }>>;
   readonly savedActivations: SavedActivations | 'auto';
   /** Padded tokens of the longest row of data, all its sequences, and at most of a whole micro-batch. */
   readonly rowTokens: number;
   readonly batchTokens: number;
+  /** A step has several micro-batches however large they may be. */
+  readonly accumulates: boolean;
 }
 
 /** What is known of a stage's rows. */
@@ -90,9 +92,10 @@ export function selectedShapes({ config, dropout: rates = {}, stage, labels }: S
   const trained = parameterShapes(plan, shapesWithHead(config, labels));
   const dropout = modelDropout(config, rates);
   for (const [module, settings] of plan.lora) dropout.set(module, settings.dropout);
-  const kind = (saved: SavedActivations): BudgetedStage['kinds'][SavedActivations] => ({
-    bytesPerToken: savedBytesPerToken({ config, trained }, saved), mostTokens: layerTokens(config, trained, saved === 'layer'),
-  });
+  const kind = (saved: SavedActivations): BudgetedStage['kinds'][SavedActivations] => {
+    const layers = layerBytes({ config, trained }, saved);
+    return { layers, bytesPerToken: savedBytesPerToken(config, layers), mostTokens: layerTokens(config, trained, saved === 'layer') };
+  };
   const adamw = memoryCounts({ config, plan, trained, stage: { adafactor: undefined } });
   const bytesPerToken = maskBytesPerToken(config, dropout, 0);
   const masks = { bytesPerToken, bytesPerRowToken: maskBytesPerToken(config, dropout, 1) - bytesPerToken };
@@ -110,13 +113,15 @@ export function budgetedStage(shapes: SelectedShapes, specification: Pick<Tuning
     counts: shapes.counts[stage.adafactor === undefined ? 'adamw' : 'adafactor'],
     use: { config, weights, int8Products, outputs: stage.objective.kind === 'classification' ? labels : config.vocabSize, longestTokens, dataTokens },
     kinds: { linear: { ...linear, bytesPerToken: linear.bytesPerToken + masks }, layer: { ...layer, bytesPerToken: layer.bytesPerToken + masks } },
-    savedActivations: stage.savedActivations, rowTokens, batchTokens: Math.min(stage.batchSize, rows) * rowTokens,
+    savedActivations: stage.savedActivations, rowTokens, batchTokens: Math.min(stage.batchSize, rows) * rowTokens, accumulates: stage.accumulationSteps > 1,
   };
 }
 
-/** A stage's memory with micro-batches of so many padded tokens. */
-export function partsOf({ counts, use, kinds }: BudgetedStage, { savedActivations, microBatchTokens }: StageMemory): MemoryPart[] {
-  return memoryParts(counts, { ...use, microBatchTokens, savedBytesPerToken: kinds[savedActivations].bytesPerToken });
+/** A stage's memory as chosen; `tokens`: padded tokens of its largest micro-batch, where they are known to be fewer than it may have. */
+export function partsOf({ counts, use, kinds, batchTokens, accumulates }: BudgetedStage, { savedActivations, microBatchTokens }: StageMemory, tokens = microBatchTokens): MemoryPart[] {
+  const { bytesPerToken, layers } = kinds[savedActivations];
+  const whole = !accumulates && microBatchTokens >= batchTokens;
+  return memoryParts(counts, { ...use, microBatchTokens: tokens, savedBytesPerToken: bytesPerToken, lentBytes: whole ? lentBytes(layers, tokens) : 0 });
 }
 
 /** The choice within a limit; undefined where even the least does not fit. */
@@ -126,19 +131,23 @@ export function chooseMemory(stage: BudgetedStage, limitBytes: number, activatio
   const linear = largest(stage, 'linear', limitBytes, activationBudgetBytes);
   const enough = Math.min(LEAST_LINEAR_TOKENS, batchTokens, mostTokens(stage, 'linear', activationBudgetBytes));
   if (linear !== undefined && linear.microBatchTokens >= Math.max(rowTokens, enough)) return linear;
-  return largest(stage, 'layer', limitBytes, activationBudgetBytes);
+  return largest(stage, 'layer', limitBytes, activationBudgetBytes) ?? linear;
 }
 
-/** The least that a stage could take. */
-export function leastParts(stage: BudgetedStage): MemoryPart[] {
-  return partsOf(stage, { savedActivations: stage.savedActivations === 'auto' ? 'layer' : stage.savedActivations, microBatchTokens: stage.rowTokens });
+/** The least that a stage could take: in micro-batches of a row, or with a batch in one piece. */
+export function leastParts(stage: BudgetedStage, activationBudgetBytes = DEFAULT_ACTIVATION_BUDGET_BYTES): MemoryPart[] {
+  const { savedActivations: asked, rowTokens, batchTokens } = stage;
+  const kinds: readonly SavedActivations[] = asked === 'auto' ? ['layer', 'linear'] : [asked];
+  const choices = kinds.flatMap((savedActivations) => [rowTokens, Math.min(batchTokens, mostTokens(stage, savedActivations, activationBudgetBytes))]
+    .map((microBatchTokens) => partsOf(stage, { savedActivations, microBatchTokens })));
+  return choices.reduce((least, parts) => (totalBytes(parts) < totalBytes(least) ? parts : least));
 }
 
 /** Choices for all stages of a job. Throws RESOURCE_EXHAUSTED / MEMORY_INSUFFICIENT with the least that would do and where it goes. */
 export function chooseAll(stages: readonly BudgetedStage[], limitBytes: number, activationBudgetBytes?: number): StageMemory[] {
   const chosen = stages.map((stage) => chooseMemory(stage, limitBytes, activationBudgetBytes));
   if (chosen.every((one) => one !== undefined)) return chosen;
-  const needs = stages.map((stage, index) => ({ index, stage, parts: leastParts(stage) })).sort((a, b) => totalBytes(b.parts) - totalBytes(a.parts));
+  const needs = stages.map((stage, index) => ({ index, stage, parts: leastParts(stage, activationBudgetBytes) })).sort((a, b) => totalBytes(b.parts) - totalBytes(a.parts));
   throw insufficient(needs[0]!, limitBytes);
 }
 
@@ -164,7 +173,8 @@ function largest(stage: BudgetedStage, savedActivations: SavedActivations, limit
   const fits = (microBatchTokens: number): boolean => totalBytes(partsOf(stage, { savedActivations, microBatchTokens })) <= limitBytes;
   let high = mostTokens(stage, savedActivations, activationBudgetBytes);
   if (fits(high)) return { savedActivations, microBatchTokens: high };
-  let low = stage.rowTokens;
+  // A batch in one piece may fit where smaller pieces do not: it lends activations the gradients' memory.
+  let low = stage.batchTokens < high && fits(stage.batchTokens) ? stage.batchTokens : stage.rowTokens;
   if (!fits(low)) return undefined;
   while (high - low > 1) {
     const middle = Math.floor((low + high) / 2);

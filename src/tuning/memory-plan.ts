@@ -25,6 +25,8 @@ export interface MemoryUse {
   readonly microBatchTokens: number;
   readonly longestTokens: number;
   readonly savedBytesPerToken: number;
+  /** Of what is saved, bytes that lie in the memory of gradients (lent-memory.ts). */
+  readonly lentBytes: number;
   /** Tokens of all rows. */
   readonly dataTokens: number;
 }
@@ -89,23 +91,54 @@ export function memoryParts({ frozenLinear, frozenOther, trained, moments }: Mem
     { what: 'trained weights', bytes: 4 * trained },
     { what: 'gradients', bytes: 4 * trained },
     { what: 'optimizer', bytes: 4 * moments },
-    { what: 'activations', bytes: tokens * use.savedBytesPerToken },
+    { what: 'activations', bytes: tokens * use.savedBytesPerToken - use.lentBytes },
     { what: 'workspace', bytes: Math.max(layer, head) },
     { what: 'rows', bytes: BYTES_PER_DATA_TOKEN * use.dataTokens },
   ];
 }
 
-/** Bytes that one token keeps from forward to backward in the layers from the lowest trained one up, as src/models/training-form.ts hands it on; masks aside. */
-export function savedBytesPerToken({ config, trained }: Pick<StageShapes, 'config' | 'trained'>, saved: SavedActivations): number {
+/** What a layer keeps and what its backward run writes. */
+export interface LayerBytes {
+  /** Bytes that one token keeps from forward to backward, the layer's input included; masks aside. */
+  readonly perToken: number;
+  /** Of these, the widest matrix. */
+  readonly widestPerToken: number;
+  readonly gradients: number;
+}
+
+/** Of the layers from the lowest trained one up, as src/models/training-form.ts hands them on. */
+export function layerBytes({ config, trained }: Pick<StageShapes, 'config' | 'trained'>, saved: SavedActivations): LayerBytes[] {
   const { hiddenSize: c, headDim, heads, kvHeads } = config;
-  const lora = new Array<number>(config.layers).fill(0);
-  for (const [name, shape] of trained) if (name.endsWith('.lora_A.weight')) lora[layerOf(name)!]! += shape[0]!;
-  let width = 3 * c;
-  for (let layer = Math.max(0, lowestTrained(trained.keys(), config.layers)); layer < config.layers; layer++) {
-    width += c;
-    if (saved === 'linear') width += c + 2 * headDim * (heads + kvHeads) + 2 * feedForwardSize(config, layer) + lora[layer]! + 2;
+  const ranks = new Array<number>(config.layers).fill(0);
+  const gradients = new Array<number>(config.layers).fill(0);
+  for (const [name, shape] of trained) {
+    const layer = layerOf(name);
+    if (layer === undefined) continue;
+    if (name.endsWith('.lora_A.weight')) ranks[layer]! += shape[0]!;
+    gradients[layer]! += product(shape);
   }
-  return 4 * width;
+  const first = Math.max(0, lowestTrained(trained.keys(), config.layers));
+  return gradients.slice(first).map((elements, i) => {
+    const inner = feedForwardSize(config, first + i);
+    const linear = saved === 'linear' ? c + 2 * headDim * (heads + kvHeads) + 2 * inner + ranks[first + i]! + 2 : 0;
+    return { perToken: 4 * (c + linear), widestPerToken: 4 * (saved === 'linear' ? Math.max(c, inner) : c), gradients: 4 * elements };
+  });
+}
+
+/** Bytes that one token keeps from forward to backward, masks aside. */
+export function savedBytesPerToken({ hiddenSize }: DecoderConfig, layers: readonly LayerBytes[]): number {
+  return layers.reduce((sum, { perToken }) => sum + perToken, 12 * hiddenSize);
+}
+
+/** How much of `tokens` tokens' activations finds a place in the gradients of the layers below; narrow stretches that may be left aside. */
+export function lentBytes(layers: readonly LayerBytes[], tokens: number): number {
+  let [free, lent] = [0, 0];
+  for (const { perToken, widestPerToken, gradients } of layers) {
+    const taken = free < tokens * widestPerToken ? 0 : Math.min(free, tokens * perToken);
+    lent += taken;
+    free += gradients - taken;
+  }
+  return lent;
 }
 
 /** Means of rows and columns of a matrix, all of a vector. */

@@ -9,7 +9,8 @@ import type { MicroBatch } from './batches.js';
 import { HeadPass, type HeadChoice, type LossWeights } from './head-pass.js';
 import { DropoutMasks, EMBEDDING_PLACE, type RandomOfRow } from './dropout.js';
 import { LayerPass, type StageModel } from './layer-pass.js';
-import { lowestTrained } from './model-slice.js';
+import { LentMemory } from './lent-memory.js';
+import { layerOf, lowestTrained } from './model-slice.js';
 import type { SavedActivations } from './specification.js';
 import type { BaseLease } from './training-host.js';
 
@@ -21,6 +22,8 @@ export interface PassOptions {
   readonly packed?: boolean;
   /** Default: the language model's. */
   readonly head?: HeadChoice;
+  /** Every call of `gradients` writes, none adds: activations may lie in the gradients' memory. */
+  readonly alwaysWrites?: boolean;
   /** Layers whose activations `trace` shows; only for a pass without parameters. */
   readonly activationsOf?: ReadonlySet<number>;
 }
@@ -46,8 +49,9 @@ export class ModelPass {
     private readonly masks: DropoutMasks,
     private readonly packed: boolean,
     private readonly maxLengthTokens: number,
+    private readonly lent: LentMemory | undefined,
   ) {
-    this.activations = new Activations(runtime);
+    this.activations = new Activations(runtime, lent);
   }
 
   static async create(lease: BaseLease, model: StageModel, options: PassOptions): Promise<ModelPass> {
@@ -59,7 +63,7 @@ export class ModelPass {
     const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel', masks.scale(EMBEDDING_PLACE));
     for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true, activation: options.activationsOf?.has(i) === true }, masks));
     const shapes = new ShapeInputsCache(runtime, config, options.maxLengthTokens);
-    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens);
+    return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens, options.alwaysWrites === true ? lentBy(model) : undefined);
   }
 
   /** Bytes of activations that one token of a micro-batch keeps between forward and backward; memory-plan.ts foretells them. */
@@ -72,10 +76,12 @@ export class ModelPass {
    * when `adding`. Weights that depend on the losses themselves are given as a function, for which the head runs once more.
    * `randomOf` gives the stream of a row of the micro-batch and a place, for places with dropout. Aborting rejects with CANCELLED and
    * leaves gradients incomplete.
+   * With `alwaysWrites` gradients hold activations until the pass is through: they must be used before the next call.
    */
   async gradients(
     batch: MicroBatch, weights: LossWeights | ((losses: Float32Array) => LossWeights), adding: boolean, signal: AbortSignal | undefined, randomOf?: RandomOfRow,
   ): Promise<Float32Array> {
+    if (adding && this.lent !== undefined) throw new Error('activations lie where gradients would be added to');
     const shape = this.prepare(batch);
     await this.masks.draw(batch, randomOf);
     const x = await this.forward(batch, shape, signal);
@@ -139,10 +145,20 @@ export class ModelPass {
 
   /** Input of layer i, or the head's for i = layers.length. Below the lowest trained layer two buffers take turns. */
   private input(i: number): Tensor {
-    return this.matrix(i < this.lowest ? `input/even-odd/${i % 2}` : `input/${i}`);
+    return i < this.lowest ? this.matrix(`input/even-odd/${i % 2}`) : this.matrix(`input/${i}`, i);
   }
 
-  private matrix(name: string): Tensor {
-    return this.activations.get(name, this.hiddenSize);
+  private matrix(name: string, until?: number): Tensor {
+    return this.activations.get(name, this.hiddenSize, until);
   }
+}
+
+/** The gradients of what is trained in layers. */
+function lentBy({ parameters }: StageModel): LentMemory | undefined {
+  if (parameters === undefined) return undefined;
+  const places = parameters.places.flatMap(({ name, start, elements }) => {
+    const layer = layerOf(name);
+    return layer === undefined ? [] : [{ start, elements, layer }];
+  });
+  return new LentMemory(parameters.gradients, places);
 }

@@ -8,7 +8,7 @@ import { labelledStream } from '../common/random-streams.js';
 import { LoricaError } from '../common/errors.js';
 import { systemClock, type Clock } from '../common/clock.js';
 import { processMemory } from '../runtime/index.js';
-import { cutByTokens, padded, planEpoch, stepsPerEpoch, type EpochPlan } from './batches.js';
+import { cutByTokens, neverCut, padded, planEpoch, stepsPerEpoch, type EpochPlan } from './batches.js';
 import { dropoutStream } from './dropout.js';
 import type { StageOutcome, StepEvent } from './events.js';
 import type { StageModel } from './layer-pass.js';
@@ -66,12 +66,13 @@ export function longestPadded({ longestTokens }: Pick<Objective, 'longestTokens'
  * of the last good step), CANCELLED when aborted. Gradients and moments are freed at the end either way.
  */
 export async function trainStage(input: StageInput): Promise<StageOutcome> {
-  const { lease, model, stage, objective, memory: { savedActivations } } = input;
+  const { lease, model, stage, objective, memory: { savedActivations, microBatchTokens } } = input;
+  const alwaysWrites = stage.accumulationSteps === 1 && neverCut(stage.batchSize, objective.lengths, microBatchTokens);
   let pass: ModelPass | undefined;
   let norm: GradientNorm | undefined;
   let optimizer: Optimizer | undefined;
   try {
-    pass = await ModelPass.create(lease, model, { savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing, head: objective.head });
+    pass = await ModelPass.create(lease, model, { savedActivations, maxLengthTokens: longestPadded(objective), packed: stage.packing, head: objective.head, alwaysWrites });
     norm = await GradientNorm.create(lease, model.parameters);
     optimizer = await createOptimizer(lease, model.parameters, stage);
     return await new StageRun(input, pass, norm, optimizer).run();

@@ -88,6 +88,17 @@ describe('within a limit', () => {
     }
   });
 
+  test('a batch in one piece lends activations the gradients\' memory: it fits where smaller pieces do not, and no step that accumulates does so', () => {
+    const full = stageOf({ trainable: { kind: 'full' }, savedActivations: 'linear', batchSize: 2 });
+    const tight = bytesAt(full, 'linear', full.batchTokens);
+    expect(bytesAt(full, 'linear', full.batchTokens - 1)).toBeGreaterThan(tight);
+    expect(chooseMemory(full, tight)).toEqual({ savedActivations: 'linear', microBatchTokens: full.batchTokens });
+    expect(bytesAt({ ...full, accumulates: true }, 'linear', full.batchTokens)).toBeGreaterThan(tight);
+    const least = totalBytes(leastParts(full));
+    expect(chooseMemory(full, least)).toBeDefined();
+    expect(chooseMemory(full, least - 1)).toBeUndefined();
+  });
+
   test('what a stage asks for is kept, and only cut', () => {
     const stage = stageOf({ savedActivations: 'linear' });
     const tight = bytesAt(stage, 'linear', 40);
