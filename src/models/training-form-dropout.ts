@@ -24,5 +24,10 @@ export function dropped(value: Value, name: string, shape: readonly Dim[], scale
   if (scale === undefined) return value;
   const { graph } = value;
   const mask = graph.has(name) ? graph.value(name) : graph.input(name, 'uint8', shape);
+  return maskedBy(value, mask, scale);
+}
+
+/** `value` times a mask of zeros and ones and the scale of dropout. */
+export function maskedBy(value: Value, mask: Value, scale: number): Value {
   return ops.mul(value, ops.mul(ops.cast(mask, 'float32'), scale));
 }

@@ -10,7 +10,7 @@ import { backward, customVjp } from '../autodiff/index.js';
 import { extract, Graph, ops, type Dim, type Value } from '../onnx/index.js';
 import { familyOf, layerShapes, linearShapes, rotaryWidth, type DecoderConfig } from './config.js';
 import { decoderLayer, type DecoderLowering, type LinearModule } from './decoder.js';
-import { AttentionLayers } from './training-form-attention.js';
+import { AttentionLayers, keysOfBlock, maskInput } from './training-form-attention.js';
 import { dropped, residualDropoutMask, type LayerDropout } from './training-form-dropout.js';
 import { dropoutMask, GradientSums, LinearLayers, loraA, loraB, loraMagnitude, TOKENS, type LoraKind } from './training-form-linear.js';
 import { normalized } from './training-form-norm.js';
@@ -25,8 +25,10 @@ export interface LayerKind {
   readonly inputGradient: boolean;
   /** 'linear' keeps what the linear layers and attention read; 'layer' keeps nothing and recomputes. */
   readonly saved: 'linear' | 'layer';
-  /** Rows hold several sequences: the mask is [B,1,1,T,T], each row's own, instead of [T,T]. */
+  /** Rows hold several sequences: masks are each row's own. */
   readonly packed?: boolean;
+  /** Blocks that attention takes queries in; T is a multiple of it. Default: 1. */
+  readonly queryBlocks?: number;
   readonly dropout?: LayerDropout;
   readonly frozen?: FrozenWeights;
 }
@@ -38,7 +40,7 @@ export interface SavedValue {
 }
 
 export interface LayerSegments {
-  /** x, weights, positions, cos, sin, mask → y and the saved values. */
+  /** x, weights, positions, cos, sin, masks → y and the saved values. */
   readonly forward: Graph;
   /** dy, what it needs of x, weights and saved values → dx (if asked for) and `gradient.<local name>` of every trainable parameter. */
   readonly backward: Graph;
@@ -65,14 +67,14 @@ const PREFIX = 'layer';
 /** What enters down_proj, [B*T, F]: an output of `layerForward` where it is asked for. */
 export const ACTIVATION = 'mlp.activation';
 
-export interface ForwardKind extends Pick<LayerKind, 'lora' | 'packed' | 'dropout' | 'frozen'> {
+export interface ForwardKind extends Pick<LayerKind, 'lora' | 'packed' | 'queryBlocks' | 'dropout' | 'frozen'> {
   /** Also gives `ACTIVATION`. */
   readonly activation?: boolean;
 }
 
 /** A forward-only layer: same inputs as the forward segment, output y and what the kind asks for. */
-export function layerForward(config: DecoderConfig, { lora, packed = false, dropout = {}, frozen = new Map(), activation = false }: ForwardKind): Graph {
-  const lowering = new TrainingLowering(config, lora, new Set(), packed, dropout, frozen);
+export function layerForward(config: DecoderConfig, { activation = false, ...kind }: ForwardKind): Graph {
+  const lowering = new TrainingLowering(config, kind, new Set());
   const y = lowering.build();
   const outputs = activation ? [y, lowering.graph.rename(lowering.activation!, ACTIVATION)] : [y];
   return extract(lowering.graph, { name: 'layer-forward-only', outputs, stopAt: [] });
@@ -86,7 +88,7 @@ export function layerSegments(config: DecoderConfig, kind: LayerKind): LayerSegm
 }
 
 function differentiate(config: DecoderConfig, kind: LayerKind, adding: boolean): Omit<LayerSegments, 'backwardAdding'> {
-  const lowering = new TrainingLowering(config, kind.lora, adding ? kind.trainable : new Set(), kind.packed === true, kind.dropout ?? {}, kind.frozen ?? new Map());
+  const lowering = new TrainingLowering(config, kind, adding ? kind.trainable : new Set());
   const { graph } = lowering;
   const y = lowering.build();
   const dy = graph.input('dy', 'float32', [TOKENS, config.hiddenSize]);
@@ -116,17 +118,20 @@ class TrainingLowering implements DecoderLowering<Value, Value> {
   private readonly linears: LinearLayers;
   private readonly attentionLayers: AttentionLayers;
 
-  constructor(
-    private readonly config: DecoderConfig, private readonly lora: LayerKind['lora'], adding: ReadonlySet<string>, packed: boolean,
-    private readonly dropout: LayerDropout, frozen: FrozenWeights,
-  ) {
+  private readonly lora: LayerKind['lora'];
+  private readonly dropout: LayerDropout;
+
+  constructor(private readonly config: DecoderConfig, kind: Omit<ForwardKind, 'activation'>, adding: ReadonlySet<string>) {
     const { graph } = this;
+    const { lora, packed = false, queryBlocks = 1, dropout = {}, frozen = new Map() as FrozenWeights } = kind;
+    this.lora = lora;
+    this.dropout = dropout;
     graph.input('x', 'float32', [TOKENS, config.hiddenSize]);
     const half = rotaryWidth(config) / 2;
     this.attentionLayers = new AttentionLayers(config, {
       positions: graph.input('positions', 'int64', ['B', 'T']),
       ...(half === 0 ? {} : { cos: graph.input('cos', 'float32', ['P', half]), sin: graph.input('sin', 'float32', ['P', half]) }),
-      mask: graph.input('mask', 'float32', packed ? ['B', 1, 1, 'T', 'T'] : ['T', 'T']),
+      masks: Array.from({ length: queryBlocks }, (_, i) => graph.input(maskInput(i), 'float32', [...(packed ? ['B', 1, 1] : []), keysOfBlock(0, queryBlocks), keysOfBlock(i, queryBlocks)])),
     }, dropout.attention);
     const parameters = layerParameters(config, lora);
     this.linears = new LinearLayers(graph, lora, this.sums, frozen, parameters, (value, name) => this.keep(value, name));

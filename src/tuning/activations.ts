@@ -3,6 +3,7 @@
  * larger one comes. Views are made once per size, so that bindings which use them need no rebinding while the size stays.
  */
 import { attentionKinds, ropeTables, rotaryWidth, type AttentionKind, type DecoderConfig } from '../models/config.js';
+import { maskInput } from '../models/training-form-attention.js';
 import type { Runtime, Tensor } from '../runtime/index.js';
 import type { Place } from './batches.js';
 import type { LentMemory } from './lent-memory.js';
@@ -69,8 +70,11 @@ export interface AttentionShapeInputs {
   /** float32 [T, rotaryWidth/2]; absent where positions are learned. */
   readonly cos?: Tensor;
   readonly sin?: Tensor;
-  /** float32 [T,T], or [B,1,1,T,T] of packed rows, added to attention scores: 0 where row may see column, else a number that no softmax survives. */
-  readonly mask: Tensor;
+  /**
+   * By the inputs' names, a block of queries each, float32 [U,(i+1)*U] or [B,1,1,U,(i+1)*U] of packed rows, added to attention scores: 0 where row may see
+   * column, else a number that no softmax survives.
+   */
+  readonly masks: ReadonlyMap<string, Tensor>;
 }
 
 /** What depends only on the micro-batch's shape. */
@@ -84,25 +88,39 @@ export interface ShapeInputs {
 const MASKED = -1e30;
 const CACHED_SHAPES = 16;
 
-/** Causal mask [T,T]; with a sliding window a token sees itself and window − 1 before it. */
-export function causalMask(length: number, slidingWindowTokens = Infinity): Float32Array {
-  const mask = new Float32Array(length * length).fill(MASKED);
-  for (let row = 0; row < length; row++) mask.fill(0, row * length + Math.max(0, row - slidingWindowTokens + 1), row * length + row + 1);
+/** Queries [first, first + rows) of T and how many keys, from 0, they are given. */
+export interface QueryBlock {
+  readonly first: number;
+  readonly rows: number;
+  readonly keys: number;
+}
+
+/** T queries in blocks of one size. Throws a RangeError where there is none. */
+export function cutQueries(length: number, blocks: number): readonly QueryBlock[] {
+  const rows = length / blocks;
+  if (!Number.isInteger(rows)) throw new RangeError(`${length} queries do not make ${blocks} blocks of one size`);
+  return Array.from({ length: blocks }, (_, i) => ({ first: i * rows, rows, keys: (i + 1) * rows }));
+}
+
+/** Causal mask [rows,keys] of a block; with a sliding window a token sees itself and window − 1 before it. */
+export function causalMask({ first, rows, keys }: QueryBlock, slidingWindowTokens = Infinity): Float32Array {
+  const mask = new Float32Array(rows * keys).fill(MASKED);
+  for (let row = 0; row < rows; row++) mask.fill(0, row * keys + Math.max(0, first + row - slidingWindowTokens + 1), row * keys + first + row + 1);
   return mask;
 }
 
 /**
- * Block-diagonal causal masks [B,T,T]: a token sees its own sequence up to itself (or within the window); padding sees itself.
- * `places` are the sequences' flat positions and lengths.
+ * Block-diagonal causal masks [B,rows,keys] of a block of queries of B rows of T: a token sees its own sequence up to itself (or within the window);
+ * padding sees itself. `places` are the sequences' flat positions and lengths.
  */
-export function packedMask(rows: number, length: number, places: readonly Place[], slidingWindowTokens = Infinity): Float32Array {
-  const mask = new Float32Array(rows * length * length).fill(MASKED);
-  for (let position = 0; position < rows * length; position++) mask[position * length + (position % length)] = 0;
+export function packedMask(batch: number, length: number, places: readonly Place[], { first, rows, keys }: QueryBlock, slidingWindowTokens = Infinity): Float32Array {
+  const mask = new Float32Array(batch * rows * keys).fill(MASKED);
+  for (let row = 0; row < batch * rows; row++) mask[row * keys + first + (row % rows)] = 0;
   for (const { start, length: size } of places) {
-    for (let t = 0; t < size; t++) {
-      const row = (start + t) * length;
-      const first = start % length;
-      mask.fill(0, row + first + Math.max(0, t - slidingWindowTokens + 1), row + first + t + 1);
+    const [b, column] = [Math.floor(start / length), start % length];
+    for (let t = Math.max(0, first - column); t < Math.min(size, first + rows - column); t++) {
+      const row = (b * rows + column + t - first) * keys + column;
+      mask.fill(0, row + Math.max(0, t - slidingWindowTokens + 1), row + t + 1);
     }
   }
   return mask;
@@ -120,8 +138,11 @@ export class ShapeInputsCache {
   private readonly kinds: readonly KindOfLayers[];
   private readonly halfWidth: number;
 
-  /** `maxLengthTokens`: how many positions a row can have; a scaling of rotary positions may depend on it. */
-  constructor(private readonly runtime: Runtime, config: DecoderConfig, maxLengthTokens: number) {
+  /**
+   * `maxLengthTokens`: how many positions a row can have; a scaling of rotary positions may depend on it. `queryBlocks`: blocks that attention takes
+   * queries in; the length of every micro-batch is a multiple of it.
+   */
+  constructor(private readonly runtime: Runtime, config: DecoderConfig, maxLengthTokens: number, private readonly queryBlocks: number) {
     this.halfWidth = rotaryWidth(config) / 2;
     const shape = [maxLengthTokens, this.halfWidth];
     this.kinds = attentionKinds(config).map(({ name, windowTokens, rope }) => {
@@ -144,7 +165,7 @@ export class ShapeInputsCache {
     const positions = this.runtime.empty('int64', [rows, length]);
     const data = positions.data as BigInt64Array;
     for (let i = 0; i < data.length; i++) data[i] = BigInt(i % length);
-    return this.keep(key, positions, length, (windowTokens) => this.runtime.from(causalMask(length, windowTokens), 'float32', [length, length]));
+    return this.keep(key, positions, length, (block, windowTokens) => this.runtime.from(causalMask(block, windowTokens), 'float32', [block.rows, block.keys]));
   }
 
   /** Inputs of packed rows: positions from 0 in every sequence, and masks of their own. Good until the next call. */
@@ -154,7 +175,8 @@ export class ShapeInputsCache {
     const positions = this.runtime.empty('int64', [rows, length]);
     const data = positions.data as BigInt64Array;
     for (const { start, length: size } of places) for (let t = 0; t < size; t++) data[start + t] = BigInt(t);
-    return this.keep(key, positions, length, (windowTokens) => this.runtime.from(packedMask(rows, length, places, windowTokens), 'float32', [rows, 1, 1, length, length]));
+    return this.keep(key, positions, length, (block, windowTokens) =>
+      this.runtime.from(packedMask(rows, length, places, block, windowTokens), 'float32', [rows, 1, 1, block.rows, block.keys]));
   }
 
   dispose(): void {
@@ -165,11 +187,12 @@ export class ShapeInputsCache {
     }
   }
 
-  private keep(key: string, positions: Tensor, length: number, mask: (windowTokens: number | undefined) => Tensor): ShapeInputs {
+  private keep(key: string, positions: Tensor, length: number, mask: (block: QueryBlock, windowTokens: number | undefined) => Tensor): ShapeInputs {
     const view = (table: Tensor): Tensor => table.view([length, this.halfWidth]);
+    const blocks = cutQueries(length, this.queryBlocks);
     const attention = new Map(this.kinds.map(({ name, windowTokens, tables }) => {
       const rotary = tables === undefined ? {} : { cos: view(tables.cos), sin: view(tables.sin) };
-      return [name, { ...rotary, mask: mask(windowTokens) }] as const;
+      return [name, { ...rotary, masks: new Map(blocks.map((block, i) => [maskInput(i), mask(block, windowTokens)])) }] as const;
     }));
     const inputs = { positions, attention };
     this.shapes.set(key, inputs);
@@ -179,7 +202,7 @@ export class ShapeInputsCache {
   private forget(key: string): void {
     const { positions, attention } = this.shapes.get(key)!;
     positions.dispose();
-    for (const { cos, sin, mask } of attention.values()) for (const tensor of [cos, sin, mask]) tensor?.dispose();
+    for (const { cos, sin, masks } of attention.values()) for (const tensor of [cos, sin, ...masks.values()]) tensor?.dispose();
     this.shapes.delete(key);
   }
 }

@@ -40,8 +40,8 @@ export interface StageModel {
   readonly dropout: ReadonlyMap<string, number>;
 }
 
-/** `saved` as in LayerKind; `packed`: rows hold several sequences. */
-export interface LayerOptions extends Required<Pick<LayerKind, 'saved' | 'packed'>> {
+/** As in LayerKind. */
+export interface LayerOptions extends Required<Pick<LayerKind, 'saved' | 'packed' | 'queryBlocks'>> {
   /** A pass without gradients also gives what enters down_proj, [M,F]. */
   readonly activation?: boolean;
 }
@@ -78,6 +78,7 @@ export class LayerPass {
     const dropout = `${kind.dropout?.attention ?? ''}/${kind.dropout?.residual ?? ''}`;
     const frozen = [...(kind.frozen ?? [])].map(([module, forms]) => `${module}/${forms.join('/')}`).join(',');
     const lora = [...kind.lora].map(([module, { rank, scaling, dora, dropoutScale }]) => `${module}/${rank}/${scaling}/${dora === true ? 'dora' : ''}/${dropoutScale ?? ''}`).join(',');
+    const form = `${options.packed}/${options.queryBlocks}`;
     const withWeights = (step: Step): Step => {
       for (const { name } of step.session.inputs) {
         const tensor = tensors.get(name);
@@ -86,11 +87,11 @@ export class LayerPass {
       return step;
     };
     if (index < lowest || model.parameters === undefined) {
-      const session = await lease.session(`layer:${config.intermediateSize}:${lora}:${options.packed}:${dropout}:${frozen}:${options.activation === true}`, () => layerForward(config, { ...kind, activation: options.activation === true }));
+      const session = await lease.session(`layer:${config.intermediateSize}:${lora}:${form}:${dropout}:${frozen}:${options.activation === true}`, () => layerForward(config, { ...kind, activation: options.activation === true }));
       return new LayerPass(index, attention, config.hiddenSize, withWeights(bind(session)), undefined, undefined, [], false, masks, options.activation === true ? config.intermediateSize : undefined);
     }
     const segments = layerSegments(config, kind);
-    const key = `${config.intermediateSize}:${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${options.packed}:${dropout}:${frozen}`;
+    const key = `${config.intermediateSize}:${lora}:${[...kind.trainable].join(',')}:${kind.inputGradient}:${kind.saved}:${form}:${dropout}:${frozen}`;
     const forward = withWeights(bind(await lease.session(`layer-forward:${key}`, () => segments.forward)));
     const backward = withWeights(bind(await lease.session(`layer-backward:${key}`, () => segments.backward)));
     const adding = withWeights(bind(await lease.session(`layer-backward-adding:${key}`, () => segments.backwardAdding)));
@@ -133,17 +134,18 @@ export class LayerPass {
   }
 
   private bindShape({ session, binding }: Step, x: Tensor, shape: ShapeInputs): void {
-    const given: Readonly<Record<string, Tensor | undefined>> = { x, positions: shape.positions, ...shape.attention.get(this.attention) };
+    const { cos, sin, masks } = shape.attention.get(this.attention)!;
+    const given: Readonly<Record<string, Tensor | undefined>> = { x, positions: shape.positions, cos, sin };
     for (const { name } of session.inputs) {
-      const tensor = given[name];
+      const tensor = given[name] ?? masks.get(name);
       if (tensor !== undefined) binding.input(name, tensor);
     }
-    const masks: readonly (readonly [string, string])[] = [
+    const dropout: readonly (readonly [string, string])[] = [
       ...LINEAR_MODULES.map((module) => [dropoutMask(module), `${layerPrefix(this.index)}.${module}`] as const),
       [ATTENTION_DROPOUT_MASK, probabilitiesPlace(this.index)],
       ...(['self_attn', 'mlp'] as const).map((sublayer) => [residualDropoutMask(sublayer), residualPlace(this.index, sublayer)] as const),
     ];
-    for (const [input, place] of masks) {
+    for (const [input, place] of dropout) {
       const mask = this.masks.get(place);
       if (mask !== undefined && session.inputs.some(({ name }) => name === input)) binding.input(input, mask);
     }

@@ -5,7 +5,7 @@
 import { feedForwardSize, weightShapes, type DecoderConfig } from '../models/config.js';
 import type { BaseWeightForm } from '../models/training-form-weights.js';
 import { layerOf, lowestTrained } from './model-slice.js';
-import { headRows } from './segment-size.js';
+import { headRows, queryBlocks } from './segment-size.js';
 import type { TrainablePlan } from './selection.js';
 import type { ResolvedStage, SavedActivations } from './specification.js';
 
@@ -54,7 +54,7 @@ export interface StageShapes {
 const BYTES_PER_WEIGHT: Readonly<Record<BaseWeightForm, number>> = { float32: 4, int8: 1 + 4 / 32, int4: 0.5 + 4 / 32 };
 /** Integers and scales of the products that `int8Products` replaces: backward of all linear layers, forward of two of seven. */
 const INT8_PRODUCTS_BYTES = 1.5;
-/** Temporaries of a layer's backward run that are alive at once: matrices [M,F] and [M,C], and of attention [H,T,T] a row. */
+/** Temporaries of a layer's backward run that are alive at once: matrices [M,F] and [M,C], and of attention [H,T,T] a row, as far as it is computed. */
 const WIDE_TEMPORARIES = 5;
 const NARROW_TEMPORARIES = 8;
 const SCORE_TEMPORARIES = 3;
@@ -83,7 +83,8 @@ export function memoryParts({ frozenLinear, frozenOther, trained, moments }: Mem
   const { config, outputs, microBatchTokens: tokens, longestTokens } = use;
   const { hiddenSize: c, heads } = config;
   const widest = Math.max(config.intermediateSize, ...(config.intermediateSizes ?? []));
-  const layer = 4 * tokens * (WIDE_TEMPORARIES * widest + NARROW_TEMPORARIES * c + SCORE_TEMPORARIES * heads * longestTokens);
+  const seenKeys = (longestTokens * (1 + 1 / queryBlocks(longestTokens))) / 2;
+  const layer = 4 * tokens * (WIDE_TEMPORARIES * widest + NARROW_TEMPORARIES * c + SCORE_TEMPORARIES * heads * seenKeys);
   const head = 4 * LOGIT_TEMPORARIES * Math.min(tokens, headRows(outputs, c)) * outputs;
   const linearBytes = BYTES_PER_WEIGHT[use.weights] + (use.int8Products ? INT8_PRODUCTS_BYTES : 0);
   return [

@@ -5,18 +5,19 @@
  */
 import type { Runtime, Tensor } from '../runtime/index.js';
 import { Activations, ShapeInputsCache, type ShapeInputs } from './activations.js';
-import type { MicroBatch } from './batches.js';
+import { padded, type MicroBatch } from './batches.js';
 import { HeadPass, type HeadChoice, type LossWeights } from './head-pass.js';
 import { DropoutMasks, EMBEDDING_PLACE, type RandomOfRow } from './dropout.js';
 import { LayerPass, type StageModel } from './layer-pass.js';
 import { LentMemory } from './lent-memory.js';
 import { layerOf, lowestTrained } from './model-slice.js';
+import { queryBlocks } from './segment-size.js';
 import type { SavedActivations } from './specification.js';
 import type { BaseLease } from './training-host.js';
 
 export interface PassOptions {
   readonly savedActivations: SavedActivations;
-  /** Longest micro-batch, padding included. */
+  /** Longest row of a micro-batch. */
   readonly maxLengthTokens: number;
   /** Micro-batches hold several sequences a row. */
   readonly packed?: boolean;
@@ -61,8 +62,10 @@ export class ModelPass {
     const layers: LayerPass[] = [];
     const masks = new DropoutMasks(runtime, config, model.dropout);
     const head = await HeadPass.create(lease, model, lowest < config.layers, options.head ?? 'languageModel', masks.scale(EMBEDDING_PLACE));
-    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true, activation: options.activationsOf?.has(i) === true }, masks));
-    const shapes = new ShapeInputsCache(runtime, config, options.maxLengthTokens);
+    const longest = padded(options.maxLengthTokens);
+    const blocks = queryBlocks(longest);
+    for (let i = 0; i < config.layers; i++) layers.push(await LayerPass.create(lease, model, i, lowest, { saved: options.savedActivations, packed: options.packed === true, queryBlocks: blocks, activation: options.activationsOf?.has(i) === true }, masks));
+    const shapes = new ShapeInputsCache(runtime, config, longest, blocks);
     return new ModelPass(runtime, config.hiddenSize, layers, head, shapes, Math.max(0, lowest), masks, options.packed === true, options.maxLengthTokens, options.alwaysWrites === true ? lentBy(model) : undefined);
   }
 
@@ -111,7 +114,8 @@ export class ModelPass {
 
   /** Logits of one row of tokens, [positions.length, V], row-major. */
   async logits(tokens: readonly number[], positions: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
-    const batch = { rows: 1, length: tokens.length, tokens: BigInt64Array.from(tokens, BigInt), places: [{ start: 0, length: tokens.length }] };
+    const length = padded(tokens.length);
+    const batch = { rows: 1, length, tokens: BigInt64Array.from({ length }, (_, i) => BigInt(tokens[i] ?? 0)), places: [{ start: 0, length: tokens.length }] };
     return this.head.logits(await this.forward(batch, this.prepare(batch), signal), positions, signal);
   }
 

@@ -45,3 +45,15 @@ export function headRows(outputs: number, hiddenSize: number): number {
   const byOperations = Math.max(LEAST_HEAD_ROWS, HEAD_OPERATIONS / (2 * outputs * hiddenSize));
   return Math.max(16, Math.floor(Math.min(MOST_HEAD_ROWS, OUTPUT_BYTES / (4 * outputs), byOperations) / 16) * 16);
 }
+
+/** Queries of a block of attention at least: smaller products cost more than is saved by not computing what is masked. */
+const LEAST_BLOCK_QUERIES = 64;
+/** What every padded length is a multiple of. */
+const MOST_QUERY_BLOCKS = 8;
+
+/** Blocks that attention takes the queries of rows of at most `longestTokens` in. */
+export function queryBlocks(longestTokens: number): number {
+  let blocks = 1;
+  while (2 * blocks <= MOST_QUERY_BLOCKS && longestTokens / (2 * blocks) >= LEAST_BLOCK_QUERIES) blocks *= 2;
+  return blocks;
+}

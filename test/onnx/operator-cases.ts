@@ -125,6 +125,7 @@ export const CASES: Readonly<Record<Name, Case>> = {
 
   transpose: { inputs: x, build: (a) => ops.transpose(v(a), [1, 0]), expected: [[1, -4, -2, 5, 3, -6]] },
   reshape: { inputs: x, build: (a) => ops.reshape(v(a), [3, -1]), expected: [[1, -2, 3, -4, 5, -6]] },
+  reshapePromised: { inputs: xy, build: (a) => ops.reshapePromised(v(a, 'y'), ['M', 1, 1]), expected: [[2, 4]] },
   expand: {
     inputs: xy,
     build: (a) => [ops.expand(v(a, 'y'), v(a)), ops.expand(v(a, 'y'), [2, 'M', 1])],

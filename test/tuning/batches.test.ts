@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { packedMask } from '../../src/tuning/activations.js';
+import { causalMask, cutQueries, packedMask } from '../../src/tuning/activations.js';
 import { layOut, pack, planEpoch, stepsPerEpoch, tokenRow } from '../../src/tuning/batches.js';
 import { labelledStream } from '../../src/common/random-streams.js';
 
@@ -64,10 +64,27 @@ test('packing puts rows one after another into the length of the longest, first 
 });
 
 test('the mask of packed rows is causal within a sequence and closed between them; padding sees itself', () => {
-  const open = (window?: number): string[] => {
-    const mask = packedMask(2, 4, [{ start: 0, length: 2 }, { start: 2, length: 2 }, { start: 4, length: 3 }], window);
-    return Array.from({ length: 8 }, (_, i) => [...mask.slice(4 * i, 4 * i + 4)].map((value) => (value === 0 ? 'x' : '.')).join(''));
-  };
-  expect(open()).toEqual(['x...', 'xx..', '..x.', '..xx', 'x...', 'xx..', 'xxx.', '...x']);
-  expect(open(2)).toEqual(['x...', 'xx..', '..x.', '..xx', 'x...', 'xx..', '.xx.', '...x']);
+  const places = [{ start: 0, length: 2 }, { start: 2, length: 2 }, { start: 4, length: 3 }];
+  const open = (blocks: number, window?: number): string[][] => cutQueries(4, blocks).map((block) => {
+    const mask = packedMask(2, 4, places, block, window);
+    return Array.from({ length: 2 * block.rows }, (_, i) => [...mask.slice(block.keys * i, block.keys * (i + 1))].map((value) => (value === 0 ? 'x' : '.')).join(''));
+  });
+  expect(open(1)).toEqual([['x...', 'xx..', '..x.', '..xx', 'x...', 'xx..', 'xxx.', '...x']]);
+  expect(open(1, 2)).toEqual([['x...', 'xx..', '..x.', '..xx', 'x...', 'xx..', '.xx.', '...x']]);
+  expect(open(2)).toEqual([['x.', 'xx', 'x.', 'xx'], ['..x.', '..xx', 'xxx.', '...x']]);
+  expect(open(2, 2)).toEqual([['x.', 'xx', 'x.', 'xx'], ['..x.', '..xx', '.xx.', '...x']]);
+});
+
+test('masks of blocks are the rows of the mask of all queries, as far as their keys go', () => {
+  for (const window of [undefined, 3]) {
+    const whole = causalMask(cutQueries(16, 1)[0]!, window);
+    for (const block of cutQueries(16, 4)) {
+      const mask = causalMask(block, window);
+      for (let row = 0; row < block.rows; row++) {
+        expect([...mask.slice(row * block.keys, (row + 1) * block.keys)]).toEqual([...whole.slice((block.first + row) * 16, (block.first + row) * 16 + block.keys)]);
+        expect(whole.slice((block.first + row) * 16 + block.keys, (block.first + row + 1) * 16).every((value) => value < 0)).toBe(true);
+      }
+    }
+  }
+  expect(() => cutQueries(10, 4)).toThrow('10 queries');
 });

@@ -35,11 +35,11 @@ interface Pass {
   gradients(batch: MicroBatch, rows: readonly number[], adding?: boolean): Promise<number>;
 }
 
-async function withPass<T>(dropout: DropoutRates, packed: boolean, use: (pass: Pass) => Promise<T>, trainable: TrainableSelection = { kind: 'full' }): Promise<T> {
+async function withPass<T>(dropout: DropoutRates, packed: boolean, use: (pass: Pass) => Promise<T>, trainable: TrainableSelection = { kind: 'full' }, maxLengthTokens = 32): Promise<T> {
   const { config, weights, digest } = checkpoint;
   const lease = new TrainingHost(runtime).lease({ key: digest, config, weights });
   const model = await new WorkingModel(lease, undefined, { ...bareBase(config), dropout }).begin(selectTrainable(config, trainable), 1, true);
-  const pass = await ModelPass.create(lease, model, { savedActivations: 'linear', maxLengthTokens: 32, packed });
+  const pass = await ModelPass.create(lease, model, { savedActivations: 'linear', maxLengthTokens, packed });
   try {
     return await use({ parameters: model.parameters, gradients: async (batch, rows, adding = false) => (await pass.gradients(batch, 1, adding, undefined, streams(rows))).reduce((sum, loss) => sum + loss, 0) });
   } finally {
@@ -79,17 +79,17 @@ describe('dropout of the model', () => {
     },
   );
 
-  test('cutting a micro-batch or packing its rows changes no mask', async () => {
-    const all = async (packed: boolean, cut: readonly (readonly number[])[]): Promise<{ loss: number; gradients: Float32Array }> =>
+  test('cutting a micro-batch, packing its rows or taking queries in blocks changes no mask', async () => {
+    const all = async (packed: boolean, cut: readonly (readonly number[])[], maxLengthTokens = 32): Promise<{ loss: number; gradients: Float32Array }> =>
       withPass(ALL, packed, async ({ parameters, gradients }) => {
         let loss = 0;
         for (const [i, rows] of cut.entries()) loss += await gradients((packed ? pack : layOut)(rows.map((row) => ROWS[row]!)), rows, i > 0);
         return { loss, gradients: parameters.gradients.f32().slice() };
-      });
+      }, { kind: 'full' }, maxLengthTokens);
     const whole = await all(false, [[0, 1, 2]]);
     const size = whole.gradients.reduce((most, g) => max(most, abs(g)), 0);
-    for (const [packed, cut] of [[false, [[2], [0, 1]]], [true, [[0, 1, 2]]], [true, [[1, 2], [0]]]] as const) {
-      const other = await all(packed, cut);
+    for (const [packed, cut, longest] of [[false, [[2], [0, 1]], 32], [true, [[0, 1, 2]], 32], [true, [[1, 2], [0]], 32], [false, [[0, 1, 2]], 512], [true, [[1, 2], [0]], 256]] as const) {
+      const other = await all(packed, cut, longest);
       expect(abs(other.loss - whole.loss)).toBeLessThan(1e-4);
       const difference = other.gradients.reduce((most, g, i) => max(most, abs(g - whole.gradients[i]!)), 0);
       expect(difference).toBeLessThan(1e-5 * size);

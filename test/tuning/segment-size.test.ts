@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { openCheckpoint, type Checkpoint } from '../../src/models/checkpoint.js';
 import { weightShapes, type DecoderConfig } from '../../src/models/config.js';
-import { headRows, layerTokens } from '../../src/tuning/segment-size.js';
+import { padded } from '../../src/tuning/batches.js';
+import { headRows, layerTokens, queryBlocks } from '../../src/tuning/segment-size.js';
 
 let checkpoint: Checkpoint;
 let smollm2: DecoderConfig;
@@ -36,4 +37,9 @@ test('rows of a piece of the head: whole blocks of 16, fewer the more outputs an
   expect(headRows(128_256, 4096)).toBe(64);
   expect(headRows(3, 576)).toBe(1024);
   for (const outputs of [32_000, 50_257, 151_936]) expect(headRows(outputs, 576) % 16).toBe(0);
+});
+
+test('blocks of attention: a power of two, at least 64 queries each, and a divisor of every padded length', () => {
+  expect([8, 64, 120, 128, 256, 504, 512, 1024, 8192].map(queryBlocks)).toEqual([1, 1, 1, 2, 4, 4, 8, 8, 8]);
+  for (const length of [1, 9, 130, 1001].map(padded)) for (const longest of [128, 256, 8192]) expect(length % queryBlocks(longest)).toBe(0);
 });

@@ -50,6 +50,12 @@ export function reshape(x: Value, dims: readonly Dim[]): Value {
   return one(x.graph, { operator: 'Reshape', inputs: [x, vector], output: { dtype: x.dtype, shape } });
 }
 
+/** x in the shape `dims`, whose number of elements is x's for reasons that the symbols do not tell: the caller promises that it is. No gradient rule sees through it. */
+export function reshapePromised(x: Value, dims: readonly Dim[]): Value {
+  const shape = dims.map(canonical);
+  return one(x.graph, { operator: 'Reshape', inputs: [x, dimensionVector(x.graph, shape)], output: { dtype: x.dtype, shape } });
+}
+
 function resolveDims(x: Value, dims: readonly Dim[]): Dim[] {
   const known = dims.filter((dim) => dim !== -1).map(canonical);
   check(dims.length - known.length <= 1, 'Reshape', `more than one -1 in ${formatShape(dims)}`, x);
