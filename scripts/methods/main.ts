@@ -9,8 +9,9 @@ import { cpus, totalmem } from 'node:os';
 import { Command } from 'commander';
 import { chooseBase, EMBEDDED_MODEL } from '../../src/cli/quickstart/model.js';
 import { readData, type Sizes } from './data.js';
-import { measure, type Measured, type Quality } from './measure.js';
+import { measure, type Measured } from './measure.js';
 import { METHODS, type Rates } from './methods.js';
+import type { Quality } from './server.js';
 import { table } from './table.js';
 
 interface Settings {
