@@ -26,6 +26,9 @@ import type { Metrics } from '../metrics/metrics.js';
 import type { Identity, Role } from '../tenants/index.js';
 import { presentable, REQUEST_ID_KEY, toStatus, type CallStatus } from './status.js';
 
+/** Milliseconds by which a caller's deadline may pass before the same deadline does as counted from the call's arrival. */
+const ARRIVAL_MARGIN_MS = 100;
+
 /** What a handler knows about its call. */
 export interface CallContext {
   readonly identity: Identity;
@@ -218,9 +221,13 @@ async function conduct<T>(
   return result;
 }
 
+/**
+ * Why a caller is gone. One whose time runs out cancels as well, by its own clock: the deadline as seen here lies later by what the call
+ * took to arrive, so that an end this close to it is the deadline's.
+ */
 function goneReason(call: { getDeadline(): Date | number }): LoricaError {
   const deadline = Number(call.getDeadline());
-  if (Number.isFinite(deadline) && Date.now() >= deadline)
+  if (Number.isFinite(deadline) && Date.now() >= deadline - ARRIVAL_MARGIN_MS)
     return new LoricaError('DEADLINE_EXCEEDED', 'CANCELLED', 'the deadline of the call has passed');
   return new LoricaError('CANCELLED', 'CANCELLED', 'the caller cancelled or went away');
 }
