@@ -28,17 +28,21 @@ export interface Verdict {
 
 /** What counts as close: the best rate at most twice or half of it, or a loss at most 5 % above the best. */
 const [RATE_MARGIN, LOSS_MARGIN] = [2, 1.05];
+/** Nats that the source domain may lose: beyond, a model knows little but how often each answer comes, which alone gives a low loss. */
+const MOST_FORGOTTEN = 1;
 
 const lossOf = ({ quality }: RatePoint): number => quality?.loss ?? Infinity;
 
-export function bestOf(curve: RateCurve): RatePoint {
-  return curve.reduce((best, point) => (lossOf(point) < lossOf(best) ? point : best));
+/** The point of the lowest target loss among those that lose at most 1 nat on the source domain. */
+export function bestOf(base: Quality, curve: RateCurve): RatePoint {
+  const losses = (point: RatePoint): number => (point.quality === undefined || point.quality.sourceLoss > base.sourceLoss + MOST_FORGOTTEN ? Infinity : lossOf(point));
+  return curve.reduce((best, point) => (losses(point) < losses(best) ? point : best));
 }
 
-export function verdictOf(curve: RateCurve): Verdict {
+export function verdictOf(base: Quality, curve: RateCurve): Verdict {
   const auto = curve.find(({ factor }) => factor === 1);
   if (auto === undefined) throw new Error('the curve has no point at auto');
-  const best = bestOf(curve);
+  const best = bestOf(base, curve);
   const lossRatio = lossOf(auto) / lossOf(best);
   const rateFactor = Math.max(best.factor, 1 / best.factor);
   return { best, auto, lossRatio, rateFactor, within: rateFactor <= RATE_MARGIN || lossRatio <= LOSS_MARGIN };
@@ -48,12 +52,12 @@ export function verdictOf(curve: RateCurve): Verdict {
  * Measures `factors` of auto, and goes on by the step between the last two for as long as the best lies at an end, up to `reach` times auto and
  * its inverse. Factors ascend and hold 1, which is measured first, for the others' rates follow from it.
  */
-export async function climb(factors: readonly number[], reach: number, measurePoint: (factor: number, autoRate: number | undefined) => Promise<RatePoint>): Promise<RateCurve> {
+export async function climb(base: Quality, factors: readonly number[], reach: number, measurePoint: (factor: number, autoRate: number | undefined) => Promise<RatePoint>): Promise<RateCurve> {
   const auto = await measurePoint(1, undefined);
   const curve: RatePoint[] = [];
   for (const factor of factors) curve.push(factor === 1 ? auto : await measurePoint(factor, auto.rate));
   for (;;) {
-    const best = bestOf(curve).factor;
+    const best = bestOf(base, curve).factor;
     const [low, next, beforeLast, high] = [curve[0]!, curve[1]!, curve.at(-2)!, curve.at(-1)!].map(({ factor }) => factor) as [number, number, number, number];
     const up = (high * high) / beforeLast;
     const down = (low * low) / next;
@@ -85,7 +89,7 @@ export interface EqualLoss {
 
 /** The lowest target loss that every method reaches, and multiples of it below the base's. */
 export function atEqualLoss(base: Quality, curves: ReadonlyMap<string, RateCurve>, multiples: readonly number[] = [1, 1.25, 1.5, 2, 4]): EqualLoss[] {
-  const least = Math.max(...[...curves.values()].map((curve) => lossOf(bestOf(curve))));
+  const least = Math.max(...[...curves.values()].map((curve) => lossOf(bestOf(base, curve))));
   return multiples
     .map((multiple) => multiple * least)
     .filter((loss) => loss < base.loss)

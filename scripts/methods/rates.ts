@@ -74,7 +74,9 @@ const studies = await withServer({ base, data, environment: settings.environment
   for (const length of settings.lengths) {
     const labels = await server.upload(`labels-${length.rows}-${length.epochs}`, labelRows(data.train.slice(0, length.rows)));
     for (const method of methods) {
-      done.push(earlier?.studies.find((study) => study.method === method.id && study.length.rows === length.rows && study.length.epochs === length.epochs) ?? (await studyOf(server, method, labels, length)));
+      const known = earlier?.studies.find((study) => study.method === method.id && study.length.rows === length.rows && study.length.epochs === length.epochs);
+      const curve = known?.curve ?? (await curveOf(server, before, method, labels, length));
+      done.push({ method: method.id, title: method.title, length, curve, verdict: verdictOf(before, curve) });
       await write(before, done);
     }
   }
@@ -97,19 +99,14 @@ async function write(before: Quality, done: readonly RateStudy[]): Promise<void>
   if (options.markdown !== undefined) await writeFile(options.markdown, ratesPage(figures));
 }
 
-async function studyOf(server: MethodServer, method: Method, labels: string, length: TrainingLength): Promise<RateStudy> {
-  const curve = await curveOf(server, method, labels, length);
-  return { method: method.id, title: method.title, length, curve, verdict: verdictOf(curve) };
-}
-
 function methodOf(id: string): Method {
   const method = METHODS.find((one) => one.id === id);
   if (method === undefined) throw new Error(`no method is called ${id}`);
   return method;
 }
 
-async function curveOf(server: MethodServer, method: Method, labels: string, { rows, epochs }: TrainingLength): Promise<RateCurve> {
-  return climb(settings.factors, settings.reach, async (factor, autoRate): Promise<RatePoint> => {
+async function curveOf(server: MethodServer, before: Quality, method: Method, labels: string, { rows, epochs }: TrainingLength): Promise<RateCurve> {
+  return climb(before, settings.factors, settings.reach, async (factor, autoRate): Promise<RatePoint> => {
     const asked = Math.min(1, (autoRate ?? 1) * factor);
     const { stages } = method.specification({ layers: server.layers, rates: { whole: asked, lora: asked, small: asked, head: asked }, labels, pairs: labels, words: '' });
     const optimizer = autoRate === undefined ? { optimizer: { autoLearningRate: true } } : {};

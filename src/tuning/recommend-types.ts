@@ -4,6 +4,7 @@
  */
 import type { ExampleKind } from '../datasets/index.js';
 import type { DecoderConfig } from '../models/config.js';
+import { ADAFACTOR_RATES, usualRates } from './learning-rate.js';
 import type { RowFigures } from './recommend-cost.js';
 import type { ObjectiveSpecification } from './objective-specification.js';
 import type { StageSpecification, TrainableSelection, TuningSpecification } from './specification.js';
@@ -85,10 +86,15 @@ export function specificationOf(draft: Draft, { config, baseModel, dataset, data
     savedActivations: draft.savedActivations,
     ...(draft.packing ? { packing: true } : {}),
   };
-  const rate = (lora: boolean): Pick<StageSpecification, 'learningRate' | 'adafactor'> => ({
-    learningRate: draft.rateFactor === 1 ? 'auto' : rounded(draft.rateFactor * 2e-5 * Math.sqrt(576 / config.hiddenSize) * (lora ? 10 : 1)),
-    ...(draft.adafactor && !lora ? { adafactor: {} } : {}),
-  });
+  const layers = layersOf(draft, config);
+  const rate = (lora: boolean, trained: number = layers): Pick<StageSpecification, 'learningRate' | 'adafactor'> => {
+    const adafactor = draft.adafactor && !lora;
+    const usual = adafactor ? ADAFACTOR_RATES : usualRates(config.hiddenSize, 2 * trained);
+    return {
+      learningRate: draft.rateFactor === 1 ? 'auto' : rounded(draft.rateFactor * (lora ? usual.small : usual.whole)),
+      ...(adafactor ? { adafactor: {} } : {}),
+    };
+  };
   const objective: ObjectiveSpecification =
     draft.objective === 'languageModel' ? { kind: 'languageModel', loss: draft.loss } : { kind: draft.objective };
   const once = draft.steps === undefined ? { epochs: 1 } : { steps: Math.max(1, Math.floor(draft.steps / 4)) };
@@ -96,7 +102,6 @@ export function specificationOf(draft: Draft, { config, baseModel, dataset, data
     stages.push({ ...common, trainable: { kind: 'components', components: ['embeddings'] }, objective: { kind: 'languageModel', loss: 'all' }, ...rate(false), ...once });
   }
   if (draft.headFirst) stages.push({ ...common, trainable: { kind: 'components', components: ['head'] }, objective, learningRate: 'auto', ...once });
-  const layers = layersOf(draft, config);
   const lora: TrainableSelection = {
     kind: 'lora',
     rank: draft.rank,
@@ -105,10 +110,11 @@ export function specificationOf(draft: Draft, { config, baseModel, dataset, data
     ...(draft.topLayers === undefined || draft.topLayers >= layers ? {} : { layers: [{ first: layers - draft.topLayers, last: layers - 1 }] }),
   };
   if (draft.method === 'lastLayersThenLora') {
-    stages.push({ ...common, trainable: { kind: 'lastLayers', layers: Math.max(1, Math.round(layers / 4)), includeHead: false, includeNorm: true }, objective, ...rate(false), ...once });
+    const top = Math.max(1, Math.round(layers / 4));
+    stages.push({ ...common, trainable: { kind: 'lastLayers', layers: top, includeHead: false, includeNorm: true }, objective, ...rate(false, top), ...once });
   }
   const full = draft.method === 'full';
-  stages.push({ ...common, trainable: full ? { kind: 'full' } : lora, objective, ...rate(!full), ...length });
+  stages.push({ ...common, trainable: full ? { kind: 'full' } : lora, objective, ...(full ? rate(false) : rate(true, Math.min(layers, draft.topLayers ?? layers))), ...length });
   if (draft.removedLayers > 0) stages[0] = { ...stages[0]!, architecture: { removeLeastImportant: draft.removedLayers } };
   return {
     baseModel,

@@ -67,8 +67,8 @@ export const ALTERNATIVES: readonly Other[] = [
   },
   {
     id: 'full-instead',
-    preferWhen: 'Prefer it when held-out quality still falls short, and neither many adapters on one base nor forgetting matters.',
-    then: (draft, { needs }) => (draft.method === 'lora' && !needs.manyAdapters && !needs.keepGeneralAbilities ? { ...draft, method: 'full' } : undefined),
+    preferWhen: 'Prefer it when held-out quality still falls short, or the tuned model itself is to forget least, and many adapters on one base do not matter.',
+    then: (draft, { needs }) => (draft.method === 'lora' && !needs.manyAdapters ? { ...draft, method: 'full' } : undefined),
   },
   {
     id: 'last-layers-then-lora',
@@ -78,7 +78,7 @@ export const ALTERNATIVES: readonly Other[] = [
   },
   {
     id: 'lora-instead',
-    preferWhen: 'Prefer it when several adapters will share the base, or what it can do in general must stay.',
+    preferWhen: 'Prefer it when several adapters will share the base, or the base is to stay served as it is beside them.',
     then: (draft) => (draft.method === 'full' ? { ...draft, method: 'lora' } : undefined),
   },
   {

@@ -33,7 +33,7 @@ export function checkTuning(specification: TuningSpecification, base: DecoderCon
     const path = `specification.stages[${i}]`;
     const resolved = resolveStage(stage, config.maxPositionTokens, path);
     const plan = selectTrainable(config, resolved.trainable, `${path}.trainable`, resolved.objective.kind === 'classification');
-    learningRates(resolved, config, parameterShapes(plan, shapesWithHead(config, LEAST_LABELS)), path);
+    learningRates(resolved, config, parameterShapes(plan, shapesWithHead(config, LEAST_LABELS)), { path });
     return resolved;
   });
 }
@@ -108,7 +108,7 @@ export async function trainOnTokens(input: TokenTrainingInput): Promise<{ readon
     const sizes = rowSizes({ rows, skipped: 0 }, stage);
     const memory = chooseAll([budgetedStage(selectedShapes({ config, dropout: {}, stage, labels: 0 }), {}, stage, sizes)], Infinity, input.activationBudgetBytes)[0]!;
     const working = new WorkingModel(lease, signal);
-    const { model, peakRate } = await beginStage(working, config, stage, seed);
+    const { model, peakRate } = await beginStage(working, config, stage, seed, rows.length);
     const heldOut = tokenObjective(tokenRows(validation?.rows ?? [], config.vocabSize, 'validation.rows'), { packing: false });
     if (heldOut.lengths.length > 0) validator = await ModelPass.create(lease, working.frozen(), { savedActivations: 'layer', maxLengthTokens: longestPadded(heldOut) });
     const outcome = await trainStage({

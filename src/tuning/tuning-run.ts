@@ -9,11 +9,12 @@ import type { DecoderConfig } from '../models/config.js';
 import type { Checkpoint } from '../models/checkpoint.js';
 import type { EmbeddingReport, WordVectors } from '../models/pretrained-embeddings.js';
 import type { PromptExample } from '../models/prompt.js';
+import { stepsPerEpoch } from './batches.js';
 import { CHECKPOINT_FORMAT, type Checkpoints, type CheckpointState, type StoredCheckpoint } from './checkpoint.js';
 import { CheckpointKeeper, isInterruption } from './checkpoint-keeper.js';
 import { ofLabels } from './evaluation-specification.js';
 import type { CheckpointEvent, EvaluationEvent, StageOutcome, StepEvent, TuningResult } from './events.js';
-import { learningRates } from './learning-rate.js';
+import { learningRates, type StageDuration } from './learning-rate.js';
 import { budgetedStage, chooseAll, memoryLimit, rowSizes, selectedShapes, type BudgetedStage, type StageMemory } from './memory-budget.js';
 import type { Objective } from './objective.js';
 import { selectTrainable } from './selection.js';
@@ -109,7 +110,7 @@ export class TuningRun {
     try {
       const { read, heldOut, digest } = await this.rowsOf(index);
       if (stage.objective.kind === 'classification') this.working.classify({ labels: read.labels!, template: stage.objective.template }, seed);
-      const { model, peakRate } = await beginStage(this.working, this.start.config, stage, seed);
+      const { model, peakRate } = await beginStage(this.working, this.start.config, stage, seed, trainedRows(read, stage));
       const current = stored?.state.current;
       const reference = current === undefined ? undefined : await storedReference(stored!);
       const memory = this.memory[index]!;
@@ -291,11 +292,21 @@ async function storedReference(stored: StoredCheckpoint): Promise<Float64Array |
   return stored.shapes.has(REFERENCE) ? ((await stored.read(REFERENCE)) as Float64Array) : undefined;
 }
 
-/** Lays out what a stage trains, each parameter with its learning rate. */
-export async function beginStage(working: WorkingModel, config: DecoderConfig, stage: ResolvedStage, seed: number): Promise<Pick<StageInput, 'model' | 'peakRate'>> {
+/** Rows as a batch counts them: both answers of a preference are one. */
+function trainedRows({ rows }: StageRows, { objective }: ResolvedStage): number {
+  return objective.kind === 'preference' ? rows.length / 2 : rows.length;
+}
+
+/** Lays out what a stage trains, each parameter with its learning rate; an automatic one depends on how long `rows` rows take, where they are given. */
+export async function beginStage(working: WorkingModel, config: DecoderConfig, stage: ResolvedStage, seed: number, rows?: number): Promise<Pick<StageInput, 'model' | 'peakRate'>> {
   const plan = selectTrainable(config, stage.trainable, 'trainable', stage.objective.kind === 'classification');
-  const { peak, factor } = learningRates(stage, config, parameterShapes(plan, working.shapes));
+  const { peak, factor } = learningRates(stage, config, parameterShapes(plan, working.shapes), rows === undefined ? {} : { duration: durationOf(stage, rows) });
   return { model: await working.begin(plan, seed, stage.decayNorms, factor), peakRate: peak };
+}
+
+function durationOf({ length, batchSize, accumulationSteps }: ResolvedStage, rows: number): StageDuration {
+  const perEpoch = stepsPerEpoch(rows, batchSize, accumulationSteps);
+  return length.kind === 'steps' ? { steps: length.steps, epochs: length.steps / perEpoch } : { steps: length.epochs * perEpoch, epochs: length.epochs };
 }
 
 function summary(outcomes: readonly StageOutcome[]): Omit<TuningResult, 'content' | 'skippedRows'> {

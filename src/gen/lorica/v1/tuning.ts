@@ -689,8 +689,10 @@ export interface AdamW {
     | boolean
     | undefined;
   /**
-   * Derive the peak learning rate instead: 2e-5 x sqrt(576 / hidden size) for whole matrices; ten times that for LoRA and a
-   * classification head, and for gains and biases where nothing else is trained. Not together with learning_rate.
+   * Derive the peak learning rate instead. Whole matrices: 2e-5 x max(1, 576 / hidden size) x 60 / n, n being the attention and
+   * feed-forward parts of layers that are trained (two a layer). LoRA, a classification head, and gains and biases where nothing else is
+   * trained: 2e-4 x 60 / n, ten times that from a hidden size of 576 on. At most 1e-2. A stage of more than two epochs and 40 steps takes
+   * max(2 / epochs, 40 / steps) of it. Not together with learning_rate.
    */
   autoLearningRate: boolean;
   /**
